@@ -1,0 +1,23 @@
+//! The words of the trade as types, and what every place of mail offers.
+//!
+//! Knows no file and no socket. Storages implement [`Store`] and [`Mailbox`]; the engine (`sync`) is written against them.
+
+mod body;
+mod error;
+mod flags;
+mod id;
+mod name;
+mod rules;
+mod store;
+
+pub use body::{Body, FileRange};
+pub use error::{Class, Error, Result};
+pub use flags::{Flags, Keyword, Keywords};
+pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid};
+pub use name::{MailboxName, NameHash};
+pub use rules::NameRules;
+pub use store::{
+    Attribute, AttributeChange, AttributeKey, Capabilities, Changes, Deletion, DeletionKey, Edit, EditKind, Existence, Facts,
+    Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Rebuild, RebuildFrom, RebuildMail, SaveError, Saved, Selection,
+    Since, Status, Store, Timestamp, Tree,
+};

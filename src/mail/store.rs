@@ -1,0 +1,561 @@
+//! What every place of mail offers: the contract between the storages and the engine.
+//!
+//! A [`Store`] is one user's mail at one place; a [`Mailbox`] is one of its mailboxes, opened. The engine reads facts,
+//! decides, and then changes **its own** store only.
+//!
+//! Rules for all storages:
+//! - Nothing here waits for anything but the storage's own locks. No lock is held between two calls, except the one of
+//!   [`Mailbox::lock`], which keeps other dsync runs away and nobody else.
+//! - Facts are those of the last [`Mailbox::refresh`]. What others do in between shows at commit time: an [`Edit`] whose
+//!   expectation no longer holds is left out, a save whose UID was taken gets another one and says so.
+//! - What is committed is durable as the `mail_fsync` setting wants it, and valid for Dovecot at every moment.
+//! - Damage is an error that names file and offset. It is never read as "empty".
+
+use super::Error;
+use super::{
+    Body, Flags, Guid128, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, Result, Uid,
+    UidValidity,
+};
+
+/// Seconds since 1970 as the formats keep them; 0 = not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u32);
+
+impl Timestamp {
+    /// The present time.
+    #[must_use]
+    pub fn now() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self(u32::try_from(now.as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
+/// Which namespaces take part (sync.md 3.1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Selection {
+    /// Those whose own location setting is empty.
+    #[default]
+    Default,
+    /// All visible ones (`-N`).
+    All,
+    /// Those with these prefixes (`-n`).
+    Prefixes(Vec<String>),
+}
+
+/// A node of the mailbox tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its full name.
+    pub name: MailboxName,
+    /// Whether there is anything under this name.
+    pub existence: Existence,
+    /// The mailbox, if there is one; else it is a directory, or only a subscription.
+    pub identity: Option<Identity>,
+    /// When it got this name, as far as the mailbox log knows.
+    pub renamed: Timestamp,
+    /// It is subscribed to.
+    pub subscribed: bool,
+    /// When that last changed, as far as the mailbox log knows.
+    pub subscription_changed: Timestamp,
+    /// Special-use flags from the configuration, such as `\Junk`.
+    pub special_use: Vec<String>,
+}
+
+/// Whether there is anything under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existence {
+    /// A parent that is not there, or a mere subscription.
+    Nonexistent,
+    /// A mailbox or a directory.
+    Exists,
+    /// A mailbox whose identity cannot be read ([`Tree::problems`] says why). Nobody may touch this name.
+    Unreadable,
+}
+
+/// What identifies a mailbox and its mails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its GUID.
+    pub guid: MailboxGuid,
+    /// Its UIDVALIDITY.
+    pub uidvalidity: UidValidity,
+    /// The lowest UID that the next mail can get.
+    pub uid_next: Uid,
+}
+
+/// Something that was removed, as the mailbox log tells (sync.md 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deletion {
+    /// What.
+    pub key: DeletionKey,
+    /// When.
+    pub time: Timestamp,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeletionKey {
+    /// A mailbox.
+    Mailbox(MailboxGuid),
+    /// A directory, by the hash of its full name in this store's separator.
+    Directory(NameHash),
+    /// A subscription, by the hash of its full name in this store's separator.
+    Subscription(NameHash),
+}
+
+/// All that a store knows about its mailboxes' names.
+#[derive(Debug)]
+pub struct Tree {
+    /// The nodes, in any order, names unique.
+    pub nodes: Vec<Node>,
+    /// The removals that are still true: what the log removed and what has not come back since.
+    pub deletions: Vec<Deletion>,
+    /// Which names this store can hold.
+    pub rules: NameRules,
+    /// Names that could not be read, with the reason. They are skipped; the run ends with the class of the worst one.
+    pub problems: Vec<(MailboxName, Error)>,
+}
+
+/// One user's mail at one place.
+pub trait Store: Send {
+    /// Reads names, identities, subscriptions and the mailbox log. Two mailboxes with one GUID get different ones on disk
+    /// first (sync.md 3.2, 4).
+    ///
+    /// # Errors
+    /// When the place as a whole cannot be read: not there, no permission, location not understood.
+    fn scan(&mut self, selection: &Selection) -> Result<Tree>;
+
+    /// Opens a mailbox. Nothing is created.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`](super::Class::NotFound), damage, no permission.
+    fn open(&mut self, name: &MailboxName) -> Result<Box<dyn Mailbox>>;
+
+    /// Creates an empty mailbox with this identity, and its parents as directories.
+    ///
+    /// # Errors
+    /// [`Class::Exists`](super::Class::Exists) when there is a mailbox of that name: it stays as it is.
+    fn create(&mut self, name: &MailboxName, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
+
+    /// Creates a directory. Fine if it is there.
+    ///
+    /// # Errors
+    /// When the storage refuses. Layouts without pure directories do nothing.
+    fn create_dir(&mut self, name: &MailboxName) -> Result<()>;
+
+    /// Deletes a mailbox with all its mails and writes the removal to the mailbox log with the given time.
+    /// Children stay. INBOX of a Maildir cannot be deleted.
+    ///
+    /// # Errors
+    /// [`Class::NotFound`](super::Class::NotFound) if this mailbox is not under this name any more, and what the storage says.
+    fn delete(&mut self, name: &MailboxName, guid: MailboxGuid, time: Timestamp) -> Result<()>;
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// Not there, or not empty: [`Class::Exists`](super::Class::Exists).
+    fn delete_dir(&mut self, name: &MailboxName, time: Timestamp) -> Result<()>;
+
+    /// Renames a mailbox or directory with all its children.
+    ///
+    /// # Errors
+    /// The new name is taken ([`Class::Exists`](super::Class::Exists)), the old one is not there, or cannot be renamed.
+    fn rename(&mut self, from: &MailboxName, to: &MailboxName, time: Timestamp) -> Result<()>;
+
+    /// Subscribes or unsubscribes.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn set_subscribed(&mut self, name: &MailboxName, subscribed: bool, time: Timestamp) -> Result<()>;
+
+    /// Frees the space of expunged mails (mdbox). Elsewhere nothing.
+    ///
+    /// # Errors
+    /// What the storage says.
+    fn purge(&mut self) -> Result<()>;
+
+    /// The attributes (METADATA, Sieve scripts) of a mailbox, `None` where the store keeps none.
+    ///
+    /// # Errors
+    /// What the dictionary says.
+    fn attributes(&mut self, name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        let _ = (name, guid);
+        Ok(None)
+    }
+
+    /// Sets (or with no value removes) an attribute.
+    ///
+    /// # Errors
+    /// What the dictionary says; [`Class::NotPossible`](super::Class::NotPossible) where there is none.
+    fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
+        let _ = (name, guid, attribute);
+        Err(Error::new(super::Class::NotPossible, "Mailbox attributes not enabled"))
+    }
+}
+
+/// A mailbox's numbers (sync.md 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// GUID, UIDVALIDITY and UIDNEXT.
+    pub identity: Identity,
+    /// How many mails.
+    pub messages: u32,
+    /// Mails from this UID on are \Recent.
+    pub first_recent: Uid,
+    /// Highest modseq; 0 where the storage keeps none.
+    pub highest_modseq: ModSeq,
+    /// Highest modseq of the private index; 0 without one.
+    pub highest_private_modseq: ModSeq,
+}
+
+/// What a storage can keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Its mails have GUIDs.
+    pub has_guids: bool,
+    /// A mail can be saved with a given GUID.
+    pub saves_guids: bool,
+    /// Modseqs outlive the session.
+    pub keeps_modseqs: bool,
+}
+
+/// A mail as the index lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// Its UID.
+    pub uid: Uid,
+    /// System flags.
+    pub flags: Flags,
+    /// Keywords.
+    pub keywords: Keywords,
+    /// Its modseq; the mailbox's highest one where none is kept for it.
+    pub modseq: ModSeq,
+}
+
+/// What else is known of a mail.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Received (INTERNALDATE).
+    pub received: Timestamp,
+    /// Saved into this mailbox.
+    pub saved: Timestamp,
+    /// POP3 UIDL that was stored explicitly.
+    pub pop3_uidl: Option<String>,
+    /// POP3 order; 0 = none.
+    pub pop3_order: u32,
+    /// Size with CRLF line ends, where it is recorded.
+    pub virtual_size: Option<u64>,
+}
+
+/// From where the transaction log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// As far back as it goes.
+    Everything,
+    /// Changes behind this modseq, of mails up to this UID.
+    State {
+        /// The last common modseq.
+        modseq: ModSeq,
+        /// The last common UID.
+        uid: Option<Uid>,
+    },
+}
+
+/// What the transaction log tells (sync.md 6.1). Records that a sync has written itself are left out, except expunges.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// Why the log does not reach back to the wanted modseq, in Dovecot's words; then it holds all there is.
+    pub too_old: Option<String>,
+    /// Changes by ascending UID, one per UID.
+    pub mails: Vec<LogChange>,
+    /// Changed attributes.
+    pub attributes: Vec<AttributeChange>,
+}
+
+/// What the log says of one UID.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogChange {
+    /// Expunged.
+    Expunged {
+        /// Which UID.
+        uid: Uid,
+        /// Its GUID, if the log knows it.
+        guid: Option<Guid128>,
+    },
+    /// Flags or keywords changed.
+    Flags {
+        /// Which UID.
+        uid: Uid,
+        /// Added flags; none is in `removed` too.
+        added: Flags,
+        /// Removed flags.
+        removed: Flags,
+        /// Added keywords.
+        keywords_added: Keywords,
+        /// Removed keywords.
+        keywords_removed: Keywords,
+    },
+}
+
+impl LogChange {
+    /// The UID it speaks of.
+    #[must_use]
+    pub const fn uid(&self) -> Uid {
+        match self {
+            Self::Expunged { uid, .. } | Self::Flags { uid, .. } => *uid,
+        }
+    }
+}
+
+/// Name of an attribute.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttributeKey {
+    /// Private to the user; else shared.
+    pub private: bool,
+    /// The key, without `/private/` or `/shared/` in front.
+    pub key: String,
+}
+
+/// An attribute of a mailbox (RFC 5464, and what Dovecot keeps in the same way).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    /// Its name.
+    pub key: AttributeKey,
+    /// Its value; none = removed.
+    pub value: Option<Vec<u8>>,
+    /// When it was last changed; 0 unknown.
+    pub changed: Timestamp,
+}
+
+/// A change of an attribute in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttributeChange {
+    /// Its name.
+    pub key: AttributeKey,
+    /// It was removed.
+    pub removed: bool,
+    /// The modseq of the record.
+    pub modseq: ModSeq,
+}
+
+/// A mail to be saved.
+#[derive(Debug, Clone)]
+pub struct NewMail {
+    /// The UID it shall have. If that is below UIDNEXT at commit time it gets the next free one.
+    pub uid: Uid,
+    /// Its GUID. Storages that cannot keep it ignore it.
+    pub guid: MailGuid,
+    /// System flags.
+    pub flags: Flags,
+    /// Keywords.
+    pub keywords: Keywords,
+    /// The least modseq it shall have.
+    pub modseq: ModSeq,
+    /// Received; 0 is legal.
+    pub received: Timestamp,
+    /// Saved; 0 = now.
+    pub saved: Timestamp,
+    /// POP3 UIDL.
+    pub pop3_uidl: Option<String>,
+    /// POP3 order; 0 = none.
+    pub pop3_order: u32,
+}
+
+/// What became of a staged mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// The UID that was asked for.
+    pub wanted: Uid,
+    /// The UID that it got.
+    pub got: Uid,
+}
+
+/// A change to one mail that is there.
+#[derive(Debug, Clone)]
+pub struct Edit {
+    /// Which mail.
+    pub uid: Uid,
+    /// Only if it has this GUID (where the storage can tell without opening the mail).
+    pub expect: Option<Guid128>,
+    /// What to do.
+    pub kind: EditKind,
+}
+
+/// What to do to a mail.
+#[derive(Debug, Clone)]
+pub enum EditKind {
+    /// Changes flags and keywords by difference, so that what others changed meanwhile stays.
+    Flags {
+        /// Flags to add.
+        add: Flags,
+        /// Flags to remove.
+        remove: Flags,
+        /// Keywords to add.
+        add_keywords: Keywords,
+        /// Keywords to remove.
+        remove_keywords: Keywords,
+        /// The least modseq it shall have afterwards.
+        modseq: ModSeq,
+    },
+    /// Expunges it, its GUID with it into the log.
+    Expunge,
+}
+
+/// Counters that are to be at least this high. They are never lowered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Floors {
+    /// UIDNEXT.
+    pub uid_next: Option<Uid>,
+    /// First \Recent UID.
+    pub first_recent: Option<Uid>,
+    /// Highest modseq.
+    pub highest_modseq: ModSeq,
+}
+
+/// The complete content that a mailbox shall have, whatever it had (backup onto a changed destination).
+#[derive(Debug)]
+pub struct Rebuild {
+    /// Its identity, UIDNEXT included, which may be lower than the present one.
+    pub identity: Identity,
+    /// First \Recent UID.
+    pub first_recent: Uid,
+    /// The highest modseq it shall have, at least.
+    pub highest_modseq: ModSeq,
+    /// Its mails by ascending UID. All others go.
+    pub mails: Vec<RebuildMail>,
+}
+
+/// A mail of a [`Rebuild`].
+#[derive(Debug)]
+pub struct RebuildMail {
+    /// Everything but the text.
+    pub mail: NewMail,
+    /// Where its text is.
+    pub from: RebuildFrom,
+}
+
+/// Where the text of a rebuilt mail is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RebuildFrom {
+    /// In the mailbox already, under this present UID. One mail may serve several times.
+    Present(Uid),
+    /// Among the staged mails: this is the n-th call of [`Mailbox::stage`] since the last commit, from 0.
+    Staged(usize),
+}
+
+/// Why a mail could not be staged.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// The text could not be read to its end: only this mail is concerned.
+    #[error("{0}")]
+    Body(std::io::Error),
+    /// The storage cannot take it: the mailbox is concerned.
+    #[error("{0}")]
+    Store(#[from] Error),
+}
+
+/// One mailbox, opened.
+pub trait Mailbox {
+    /// Keeps other dsync runs away from this mailbox until it is dropped (`.dovecot-box-sync.lock`, sync.md 10.1).
+    ///
+    /// # Errors
+    /// The lock was not to be had in time; the message names its holder.
+    fn lock(&mut self, timeout: std::time::Duration) -> Result<()>;
+
+    /// Brings the index up to date with the storage (deliveries, changed file names, pending requests) and takes a new view.
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn refresh(&mut self) -> Result<()>;
+
+    /// The numbers of the present view.
+    fn status(&self) -> Status;
+
+    /// What the storage can keep.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The mails of the present view, ascending.
+    fn mails(&self) -> &[Mail];
+
+    /// The GUID of a mail of the view.
+    ///
+    /// # Errors
+    /// [`Class::Expunged`](super::Class::Expunged) when it vanished meanwhile; else the mail is unreadable: only this mail is concerned.
+    fn guid(&mut self, uid: Uid) -> Result<MailGuid>;
+
+    /// The 16-byte form of the GUID; cheaper than [`Mailbox::guid`] where the index has it.
+    ///
+    /// # Errors
+    /// As [`Mailbox::guid`].
+    fn guid128(&mut self, uid: Uid) -> Result<Guid128> {
+        Ok(self.guid(uid)?.to_128())
+    }
+
+    /// Dates, POP3 values and size of a mail of the view.
+    ///
+    /// # Errors
+    /// As [`Mailbox::guid`].
+    fn facts(&mut self, uid: Uid) -> Result<Facts>;
+
+    /// The text of a mail of the view.
+    ///
+    /// # Errors
+    /// As [`Mailbox::guid`].
+    fn body(&mut self, uid: Uid) -> Result<Body>;
+
+    /// Reads the transaction log up to the present view.
+    ///
+    /// # Errors
+    /// Damage, I/O.
+    fn changes(&mut self, since: Since) -> Result<Changes>;
+
+    /// Writes a mail's text to a place where nobody sees it yet. No lock is held.
+    ///
+    /// # Errors
+    /// See [`SaveError`]. What was staged before stays staged.
+    fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError>;
+
+    /// Stages another instance of a mail that is in this mailbox, by reference where the storage can.
+    ///
+    /// # Errors
+    /// As [`Mailbox::stage`].
+    fn stage_copy(&mut self, mail: NewMail, from: Uid) -> std::result::Result<(), SaveError>;
+
+    /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order.
+    /// Does not change the view.
+    ///
+    /// # Errors
+    /// Nothing became visible, or what did is complete.
+    fn commit(&mut self) -> Result<Vec<Saved>>;
+
+    /// Changes flags and expunges, marked as a sync's work in the log. Mails that are gone, or are not the expected ones, are left out.
+    ///
+    /// # Errors
+    /// Locks, I/O. Edits that were carried out before the failure stay.
+    fn edit(&mut self, edits: &[Edit]) -> Result<()>;
+
+    /// Raises counters. Writes nothing when they are high enough.
+    ///
+    /// # Errors
+    /// Locks, I/O.
+    fn raise(&mut self, floors: &Floors) -> Result<()>;
+
+    /// Changes GUID or UIDVALIDITY; UIDs stay.
+    ///
+    /// # Errors
+    /// Locks, I/O.
+    fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
+
+    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away.
+    /// Whatever stops it, the mailbox is complete in its old or its new state.
+    ///
+    /// # Errors
+    /// Locks, I/O, a mail vanished meanwhile.
+    fn rebuild(&mut self, plan: Rebuild) -> Result<()>;
+
+    /// A keyword's spelling in this mailbox, if it has it.
+    fn keyword(&self, name: &str) -> Option<Keyword> {
+        let wanted = Keyword::new(name);
+        self.mails().iter().find_map(|m| m.keywords.iter().find(|k| **k == wanted).cloned())
+    }
+}

@@ -1,0 +1,29 @@
+//! The operating system as the storages need it: changing files, locks, ownership and modes, deadlines.
+//!
+//! Knows nothing about mail. **Every change to the file system goes through [`fs`]**, so that the fault tests can stop
+//! or fail the program at each of them.
+
+pub mod faults;
+pub mod fs;
+
+/// `mail_fsync`: when written data is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fsync {
+    /// Not at all.
+    Never,
+    /// Where a crash would lose mail.
+    Optimized,
+    /// After every write.
+    Always,
+}
+
+/// `lock_method`: how index files are locked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMethod {
+    /// `fcntl` record locks.
+    Fcntl,
+    /// `flock`.
+    Flock,
+    /// A `.lock` file beside the file.
+    Dotlock,
+}

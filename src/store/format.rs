@@ -1,0 +1,90 @@
+//! The contract between the mailbox list, which knows names and directories, and a storage format, which knows what is
+//! in a mailbox's directories.
+//!
+//! Creating: the list makes the directories, then calls [`Format::create`]. Deleting: it calls [`Format::empty`], then
+//! moves the directories away. Renaming: it moves the directories, then calls [`Format::renamed`].
+
+use std::path::PathBuf;
+
+use crate::mail::{Identity, Mailbox, MailboxGuid, MailboxName, Result, UidValidity};
+use crate::os::fs::Modes;
+
+/// Where the parts of one mailbox lie (mailbox-list.md 2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its full name, for messages.
+    pub name: MailboxName,
+    /// Its storage name: without prefix, as it stands on disk, in the layout's separator (dbox metadata `B`, `box-name`).
+    pub storage_name: String,
+    /// It is the INBOX of the user.
+    pub inbox: bool,
+    /// The mails: Maildir folder, `dbox-Mails`.
+    pub mailbox: PathBuf,
+    /// The index files `dovecot.index*`.
+    pub index: PathBuf,
+    /// Where `dovecot.index.cache` is.
+    pub cache: PathBuf,
+    /// `dovecot-uidlist`, `dovecot-keywords`.
+    pub control: PathBuf,
+    /// The same mailbox in the alternative storage.
+    pub alt: Option<PathBuf>,
+    /// The user's control root: `dovecot-uidvalidity`.
+    pub control_root: PathBuf,
+    /// `VOLATILEDIR`, for lock files.
+    pub volatile: Option<PathBuf>,
+    /// `LAYOUT=index`: the index carries the name (`box-name`).
+    pub names_in_index: bool,
+    /// Modes and group of new files here.
+    pub modes: Modes,
+}
+
+/// A storage format at one location.
+pub trait Format: Send {
+    /// Its name in a `mail_location`.
+    fn driver(&self) -> &'static str;
+
+    /// Whether there is a mailbox at this place, decided by the file system alone.
+    fn exists(&self, place: &Place) -> bool;
+
+    /// Reads GUID, UIDVALIDITY and UIDNEXT without scanning mails where that is possible. For a mailbox that has none yet
+    /// (a Maildir that Dovecot never opened) they are made and written.
+    ///
+    /// # Errors
+    /// Damage: never "a new mailbox".
+    fn identity(&mut self, place: &Place) -> Result<Identity>;
+
+    /// Opens it and takes a first view.
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn open(&mut self, place: &Place) -> Result<Box<dyn Mailbox>>;
+
+    /// Fills fresh directories. Fine if a crashed run had begun.
+    ///
+    /// # Errors
+    /// I/O.
+    fn create(&mut self, place: &Place, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
+
+    /// Before a deletion: expunges all mails and marks the index as deleted, so that sessions that have it open notice.
+    ///
+    /// # Errors
+    /// Locks, I/O; then nothing must be moved away.
+    fn empty(&mut self, place: &Place) -> Result<()>;
+
+    /// After a rename: `last-rename-stamp`, `box-name`.
+    ///
+    /// # Errors
+    /// Locks, I/O.
+    fn renamed(&mut self, place: &Place) -> Result<()>;
+
+    /// Frees the space of expunged mails.
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn purge(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Directory levels that are the format's own and cannot be mailbox names.
+    fn reserved(&self) -> &'static [&'static str];
+}

@@ -1,0 +1,6 @@
+//! The storages. [`format`] is the contract between the mailbox list and a format; the formats do not know each other.
+
+pub mod format;
+mod settings;
+
+pub use settings::{MailboxSettings, NamespaceSettings, Owner, Settings};
