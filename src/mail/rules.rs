@@ -43,7 +43,7 @@ impl NameRules {
         let mut out: String = level.chars().map(|c| if impossible(c) { self.alt } else { c }).collect();
         let dots = matches!(out.as_str(), "." | "..");
         let tilde = depth == 0 && out.starts_with('~');
-        if self.reserved.iter().any(|r| *r == out) || self.escape.is_none() && (dots || tilde) {
+        if self.reserved.contains(&out) || self.escape.is_none() && (dots || tilde) {
             out.insert(0, '_');
         }
         out

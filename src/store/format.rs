@@ -43,6 +43,16 @@ pub trait Format: Send {
     /// Its name in a `mail_location`.
     fn driver(&self) -> &'static str;
 
+    /// Called once by the list, with all mailboxes of all namespaces at this location, before any other use of the
+    /// format: completes what an interrupted commit left (mdbox map, dbox.md 6.1).
+    ///
+    /// # Errors
+    /// The storage needs an administrator; nothing of it may be used.
+    fn begin(&mut self, all: &[Place]) -> Result<()> {
+        let _ = all;
+        Ok(())
+    }
+
     /// Whether there is a mailbox at this place, decided by the file system alone.
     fn exists(&self, place: &Place) -> bool;
 

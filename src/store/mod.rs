@@ -3,4 +3,4 @@
 pub mod format;
 mod settings;
 
-pub use settings::{MailboxSettings, NamespaceSettings, Owner, Settings};
+pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};

@@ -143,3 +143,16 @@ pub struct Owner {
     /// The home directory, for `~/`.
     pub home: Option<PathBuf>,
 }
+
+/// All that is needed to open one user's mail at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Whose.
+    pub owner: Owner,
+    /// `mail_location`, variables expanded except a leading `~`.
+    pub location: String,
+    /// The namespaces; at least one.
+    pub namespaces: Vec<NamespaceSettings>,
+    /// The rest.
+    pub settings: Settings,
+}
