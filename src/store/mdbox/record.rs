@@ -1,13 +1,11 @@
 //! The bytes of mdbox in index files (dbox.md 3.2, 3.4): extensions of the map and of the mailboxes. Nothing is opened here.
 
-use crate::mail::{MailboxGuid, Timestamp};
+use crate::mail::Timestamp;
 
 /// Extension of the map with the place of each mail.
 pub(super) const MAP: &str = "map";
 /// Extension of the map with the reference counts.
 pub(super) const REF: &str = "ref";
-/// Header extension of a mailbox.
-pub(super) const MDBOX_HDR: &str = "mdbox-hdr";
 /// Extension of a mailbox: which map record a mail is.
 pub(super) const MDBOX: &str = "mdbox";
 /// Extension of a mailbox with the 16-byte GUIDs.
@@ -75,49 +73,6 @@ impl MailRecord {
     }
 }
 
-/// The mailbox header extension `mdbox-hdr`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct MailboxHeader {
-    /// UIDVALIDITY of the map that the mailbox was made with.
-    pub map_uid_validity: u32,
-    /// The mailbox GUID; none = damaged.
-    pub guid: Option<MailboxGuid>,
-    /// 1 some mail has a POP3 UIDL, 2 some mail has a POP3 order.
-    pub flags: u8,
-}
-
-impl MailboxHeader {
-    /// Bytes of the header.
-    pub const SIZE: usize = 24;
-    /// Where `flags` stands.
-    pub const FLAGS_AT: usize = 20;
-
-    /// Shorter headers of old versions read as if zeros followed; `None` below 4 bytes.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let map_uid_validity = u32_at(bytes, 0)?;
-        let mut guid = [0; 16];
-        if let Some(b) = bytes.get(4..20) {
-            guid.copy_from_slice(b);
-        }
-        Some(Self {
-            map_uid_validity,
-            guid: MailboxGuid::new(guid),
-            flags: bytes.get(Self::FLAGS_AT).copied().unwrap_or_default(),
-        })
-    }
-
-    /// As it stands in the index.
-    pub fn to_bytes(self) -> [u8; Self::SIZE] {
-        let mut out = [0; Self::SIZE];
-        out[0..4].copy_from_slice(&self.map_uid_validity.to_le_bytes());
-        if let Some(guid) = self.guid {
-            out[4..20].copy_from_slice(guid.bytes());
-        }
-        out[Self::FLAGS_AT] = self.flags;
-        out
-    }
-}
-
 /// A little-endian number inside a record.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..)?.first_chunk::<4>().copied()?))
@@ -138,13 +93,6 @@ mod tests {
         let r = MapRecord::parse(&[1, 0, 0, 0, 0x10, 0, 0, 0, 0x91, 0, 0, 0]).expect("a record");
         assert_eq!(r, MapRecord { file_id: 1, offset: 16, size: 145 });
         assert_eq!(MapRecord::parse(&r.to_bytes()), Some(r));
-        // dbox.md 9: mailbox header 05f15365, GUID, flags 03
-        let mut bytes = [7u8; 24];
-        bytes[0..4].copy_from_slice(&[0x05, 0xf1, 0x53, 0x65]);
-        bytes[20..24].copy_from_slice(&[3, 0, 0, 0]);
-        let h = MailboxHeader::parse(&bytes).expect("a header");
-        assert_eq!((h.map_uid_validity, h.flags), (0x6553_f105, 3));
-        assert_eq!(h.to_bytes(), bytes);
     }
 
     #[test]
@@ -156,9 +104,5 @@ mod tests {
         assert_eq!(MapRecord::parse(&[0; 12]), None);
         assert_eq!(MailRecord::parse(&[0, 0, 0, 0, 9, 9, 9, 9]), None);
         assert_eq!(MailRecord::parse(&[1, 0, 0, 0, 9]), None);
-        assert_eq!(MailboxHeader::parse(&[1, 0, 0]), None);
-        let old = MailboxHeader::parse(&[1, 0, 0, 0]).expect("an old header");
-        assert_eq!((old.map_uid_validity, old.guid, old.flags), (1, None, 0));
-        assert_eq!(MailboxHeader::parse(&[0; 24]).expect("a header").guid, None);
     }
 }
