@@ -4,5 +4,6 @@
 //! makes its own side equal to it. Knows no storage and no wire.
 
 mod options;
+pub mod tree;
 
 pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
