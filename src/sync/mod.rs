@@ -6,6 +6,7 @@
 pub mod merge;
 mod options;
 mod state;
+pub mod tree;
 
 pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
 pub use state::{BadState, MailboxState, State};
