@@ -5,6 +5,7 @@
 
 pub mod faults;
 pub mod fs;
+pub mod stop;
 
 /// `mail_fsync`: when written data is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
