@@ -2,6 +2,7 @@
 
 pub mod format;
 pub mod list;
+pub mod mdbox;
 mod settings;
 
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
