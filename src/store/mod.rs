@@ -3,6 +3,7 @@
 pub mod dbox;
 pub mod decode;
 pub mod format;
+pub mod mdbox;
 mod settings;
 
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
