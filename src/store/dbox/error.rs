@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::TextError;
 use crate::mail::{self, Class};
 use crate::os::fs;
 
@@ -17,6 +18,16 @@ pub enum Error {
         offset: u64,
         /// What is wrong there.
         damage: Damage,
+    },
+    /// The message is whole, but its text cannot be had.
+    #[error("{path} (offset={offset}): {source}", path = .path.display())]
+    Text {
+        /// Which file.
+        path: PathBuf,
+        /// Where the message begins.
+        offset: u64,
+        /// Why.
+        source: TextError,
     },
     /// The file cannot be read.
     #[error(transparent)]
@@ -35,7 +46,9 @@ impl From<Error> for mail::Error {
     fn from(e: Error) -> Self {
         match e {
             Error::Io(e) => Self::io(e),
-            damaged @ Error::Damaged { .. } => Self::new(Class::Temporary, damaged),
+            Error::Text { source: TextError::Decode(ref cause), .. } => Self::new(cause.class(), e),
+            Error::Text { source: TextError::External(_), .. } => Self::new(Class::NotPossible, e),
+            Error::Damaged { .. } => Self::new(Class::Temporary, e),
         }
     }
 }

@@ -262,3 +262,66 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
+
+/// The texts of all mails of a fixture that `expected.json` describes, compared with it; how many there were.
+fn compare_texts(fixture: &str, settings: &crate::store::Settings) -> usize {
+    use sha2::Digest;
+    let root = fixtures().join(fixture);
+    let expected: serde_json::Value =
+        serde_json::from_slice(&fs::read(root.join("expected.json")).expect("fixture")).expect("JSON");
+    let rules = TextRules::of(settings);
+    let mut count = 0;
+    for (name, mailbox) in expected["mailboxes"].as_object().expect("mailboxes") {
+        for mail in mailbox["messages"].as_array().expect("messages") {
+            let uid = u32::try_from(mail["uid"].as_u64().expect("uid")).expect("32 bits");
+            let dir = root.join("mail/mailboxes").join(name).join("dbox-Mails");
+            let file = DboxFile::open(&dir.join(format!("u.{uid}"))).unwrap_or_else(|e| panic!("{e}"));
+            let message = file.message(0).unwrap_or_else(|e| panic!("{e}"));
+            let owner = Owner {
+                mailbox: mailbox["guid"].as_str().expect("guid").parse().expect("a GUID"),
+                uid: crate::mail::Uid::new(uid).expect("not 0"),
+            };
+            let mut body = rules.text(&file, &message, Some(owner)).unwrap_or_else(|e| panic!("{e}"));
+            let mut text = Vec::new();
+            body.reader.read_to_end(&mut text).unwrap_or_else(|e| panic!("{fixture} {uid}: {e}"));
+            assert_eq!(mail["text_len"], text.len(), "{fixture} {name} {uid}");
+            assert_eq!(mail["sha256"], hex::encode(sha2::Sha256::digest(&text)), "{fixture} {name} {uid}");
+            assert_eq!(mail["guid"], message.metadata.guid().expect("there").to_string());
+            assert_eq!(mail["received"], message.metadata.received().expect("a number").0);
+            assert_eq!(mail["physical"], message.plain_size());
+            assert_eq!(mail["virtual"].as_u64(), body.virtual_size);
+            assert_eq!(body.size, Some(text.len() as u64));
+            count += 1;
+        }
+    }
+    count
+}
+
+#[test]
+fn texts_are_those_that_dovecot_shows() {
+    let plain = crate::store::Settings::default();
+    let zlib = crate::store::Settings { plugins: vec!["zlib".into()], ..plain.clone() };
+    assert_eq!(compare_texts("sdbox-basic", &plain), 6);
+    assert_eq!(compare_texts("sdbox-basic", &zlib), 6);
+    assert_eq!(compare_texts("sdbox-meta", &plain), 5);
+    for method in ["gz", "bz2", "lz4", "zstd"] {
+        assert!(compare_texts(&format!("compress/sdbox-{method}"), &zlib) > 1, "{method}");
+    }
+    let attach = crate::store::Settings { attachment_dir: Some(fixtures().join("attach/sdbox/attach")), ..plain };
+    assert_eq!(compare_texts("attach/sdbox", &attach), 3);
+}
+
+#[test]
+fn what_cannot_be_read_is_refused_with_the_reason() {
+    let first = |fixture: &str, settings: &crate::store::Settings| {
+        let file = DboxFile::open(&fixtures().join(fixture).join("mail/mailboxes/INBOX/dbox-Mails/u.1")).expect("fixture");
+        let message = file.message(0).expect("whole");
+        TextRules::of(settings).text(&file, &message, None).expect_err("refused").to_string()
+    };
+    let plain = crate::store::Settings::default();
+    assert!(first("crypt/sdbox", &plain).ends_with("message is encrypted with mail_crypt, which is not supported"));
+    assert!(first("compress/sdbox-gz", &plain).ends_with("message is compressed (gz), but no compression plugin configured"));
+    assert!(first("attach/sdbox", &plain).ends_with("but mail_attachment_dir is not set"));
+    let crypt = crate::store::Settings { attachment_dir: Some("/nowhere".into()), attachment_fs: "crypt:posix".into(), ..plain };
+    assert!(first("attach/sdbox", &crypt).ends_with("mail_attachment_fs=crypt:posix, which is not supported"));
+}

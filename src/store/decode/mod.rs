@@ -7,6 +7,8 @@
 mod check;
 mod lz4;
 mod magic;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
