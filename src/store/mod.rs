@@ -1,6 +1,7 @@
 //! The storages. [`format`] is the contract between the mailbox list and a format; the formats do not know each other.
 
 pub mod format;
+pub mod maildir;
 mod settings;
 
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
