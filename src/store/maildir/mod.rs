@@ -2,5 +2,7 @@
 #![allow(dead_code)]
 
 mod keywords;
+mod lines;
 mod name;
+mod scan;
 mod uidlist;
