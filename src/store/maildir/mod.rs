@@ -5,4 +5,5 @@ mod keywords;
 mod lines;
 mod name;
 mod scan;
+mod stage;
 mod uidlist;
