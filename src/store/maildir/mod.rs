@@ -3,6 +3,7 @@
 
 mod keywords;
 mod lines;
+mod merge;
 mod name;
 mod scan;
 mod stage;
