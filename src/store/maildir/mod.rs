@@ -1,6 +1,7 @@
 //! The Maildir storage (maildir.md part A).
 #![allow(dead_code)]
 
+mod header;
 mod keywords;
 mod lines;
 mod merge;

@@ -72,6 +72,28 @@ struct Known {
     list: Uidlist,
 }
 
+/// A list that was taken out to be changed, with what it is on the disk.
+#[derive(Debug)]
+pub(in crate::store::maildir) struct Taken {
+    /// The list.
+    pub list: Uidlist,
+    // None: there is no file.
+    stamp: Option<Stamp>,
+    on_disk: usize,
+}
+
+impl Taken {
+    /// A list that is not on the disk yet.
+    pub const fn new(list: Uidlist) -> Self {
+        Self { list, stamp: None, on_disk: 0 }
+    }
+
+    /// How many of its lines are on the disk.
+    pub const fn on_disk(&self) -> usize {
+        self.on_disk
+    }
+}
+
 // Offsets in memory are 32 bits.
 const SIZE_LIMIT: u64 = u32::MAX as u64;
 
@@ -210,26 +232,35 @@ impl UidlistFile {
         Ok(Some((list.header, next)))
     }
 
-    /// Makes `list` the file's content, where its lines from `first_new` on are not in the file yet. Appends if that is
-    /// possible, else rewrites.
+    /// Takes the list out, to be changed and written. If that does not come about the next refresh reads the file again.
+    pub fn take(&mut self) -> Option<Taken> {
+        let known = self.known.take()?;
+        Some(Taken { on_disk: known.list.len(), stamp: Some(known.stamp), list: known.list })
+    }
+
+    /// Makes a changed list the file's content: appends its new lines if that is possible, else rewrites it. Writes
+    /// nothing if nothing was changed.
     ///
     /// # Errors
     /// I/O; the old list is then still there, with a torn line behind it at worst.
-    pub fn write(&mut self, _lock: &UidlistLock, mut list: Uidlist, first_new: usize) -> Result<()> {
-        let unchanged = self.stamp()?.is_some_and(|now| self.known_stamp() == Some(now));
-        if !list.needs_rewrite() && unchanged {
-            if first_new < list.len() {
-                match self.append(&list, first_new) {
-                    Ok(stamp) => {
-                        self.known = Some(Known { stamp, complete: stamp.size, list });
-                        return Ok(());
-                    }
-                    // A list that may be read only is rewritten (5.2).
-                    Err(e) if e.class() == Class::Permission => {}
-                    Err(e) => return Err(e),
-                }
-            } else {
+    pub fn write(&mut self, _lock: &UidlistLock, taken: Taken) -> Result<()> {
+        let Taken { mut list, stamp, on_disk } = taken;
+        let now = self.stamp()?;
+        if !list.needs_rewrite()
+            && let Some(stamp) = stamp.filter(|s| now == Some(*s))
+        {
+            if on_disk == list.len() {
+                self.known = Some(Known { stamp, complete: stamp.size, list });
                 return Ok(());
+            }
+            match self.append(&list, on_disk, stamp.size) {
+                Ok(stamp) => {
+                    self.known = Some(Known { stamp, complete: stamp.size, list });
+                    return Ok(());
+                }
+                // A list that may only be read is rewritten (5.2).
+                Err(e) if e.class() == Class::Permission => {}
+                Err(e) => return Err(e),
             }
         }
         let stamp = self.rewrite(&list)?;
@@ -239,7 +270,7 @@ impl UidlistFile {
         Ok(())
     }
 
-    fn append(&self, list: &Uidlist, first_new: usize) -> Result<Stamp> {
+    fn append(&self, list: &Uidlist, first_new: usize, size: u64) -> Result<Stamp> {
         let mut lines = Vec::new();
         for entry in list.iter().skip(first_new) {
             entry.write(&mut lines);
@@ -247,7 +278,7 @@ impl UidlistFile {
         let open = OpenOptions::new().append(true).open(&self.path);
         let mut file = open.map_err(|e| self.io("open", e))?;
         fs::write_all(&mut file, &self.path, &lines)?;
-        self.finish(&file, &self.path, self.known_stamp().map_or(0, |s| s.size) + lines.len() as u64)
+        self.finish(&file, &self.path, size + lines.len() as u64)
     }
 
     fn rewrite(&self, list: &Uidlist) -> Result<Stamp> {
@@ -328,10 +359,10 @@ mod tests {
             let mut file = self.file();
             let lock = file.lock().expect("free");
             assert!(file.refresh().expect("sound"));
-            let mut list = file.list().expect("there").clone();
-            let (uid, first_new) = (list.next_uid(), list.len());
-            assert!(list.push(Entry { uid, ext: b"", base: base.as_bytes() }));
-            file.write(&lock, list, first_new).expect("writable");
+            let mut taken = file.take().expect("there");
+            let uid = taken.list.next_uid();
+            assert!(taken.list.push(Entry { uid, ext: b"", base: base.as_bytes() }));
+            file.write(&lock, taken).expect("writable");
         }
     }
 
@@ -395,7 +426,7 @@ mod tests {
         let lock = file.lock().expect("free");
         assert!(!file.refresh().expect("fine"));
         let header = Header::new(UidValidity::new(7).expect("not 0"), MailboxGuid::new([1; 16]).expect("not zero"));
-        file.write(&lock, Uidlist::new(header), 0).expect("writable");
+        file.write(&lock, Taken::new(Uidlist::new(header))).expect("writable");
         assert!(file.refresh().expect("sound"));
         assert_eq!(std::fs::read(file.path()).expect("there"), b"3 V7 N1 G01010101010101010101010101010101\n");
     }

@@ -4,5 +4,5 @@
 mod codec;
 mod file;
 
-pub(super) use codec::{Broken, Entry, Header, MAX_UID, Uidlist};
-pub(super) use file::{Stamp, UidlistFile, UidlistLock};
+pub(super) use codec::{Entry, Header, MAX_UID, Uidlist};
+pub(super) use file::{Stamp, Taken, UidlistFile, UidlistLock};
