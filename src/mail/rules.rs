@@ -18,11 +18,24 @@ pub struct NameRules {
     pub escape: Option<char>,
     /// What stands for a character that cannot be held (`dsync_alt_char`).
     pub alt: char,
+    /// There are no directories without a mailbox: a parent is only part of its children's names (Maildir++).
+    pub no_directories: bool,
+    /// INBOX can be renamed like any mailbox, children staying below the new name (dbox).
+    pub inbox_moves: bool,
 }
 
 impl Default for NameRules {
     fn default() -> Self {
-        Self { separator: '/', storage_separator: '/', no_slash: true, reserved: Vec::new(), escape: None, alt: '_' }
+        Self {
+            separator: '/',
+            storage_separator: '/',
+            no_slash: true,
+            reserved: Vec::new(),
+            escape: None,
+            alt: '_',
+            no_directories: false,
+            inbox_moves: false,
+        }
     }
 }
 

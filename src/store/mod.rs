@@ -3,6 +3,7 @@
 pub mod dbox;
 pub mod decode;
 pub mod format;
+pub mod maildir;
 pub mod list;
 pub mod mdbox;
 mod settings;
