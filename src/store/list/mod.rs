@@ -6,6 +6,9 @@ mod detect;
 pub mod location;
 pub mod names;
 mod paths;
+pub mod subscriptions;
+pub mod tabescape;
+pub mod uidvalidity;
 mod utf7;
 
 pub use location::{Driver, IndexDir, Layout, Location, LocationError};

@@ -182,10 +182,7 @@ mod tests {
         let counts = Counts::from([(1, 2), (3, 1)]);
         assert_eq!(corrections(&[(1, 1), (2, 5), (3, 1)], &counts), Ok(vec![(1, 2), (2, 0)]));
         assert_eq!(corrections(&[(1, 1)], &counts), Err(CannotMend::Unknown(3)));
-        assert_eq!(
-            corrections(&[(1, 1)], &Counts::from([(1, 70000)])),
-            Err(CannotMend::TooMany { uid: 1, count: 70000 })
-        );
+        assert_eq!(corrections(&[(1, 1)], &Counts::from([(1, 70000)])), Err(CannotMend::TooMany { uid: 1, count: 70000 }));
     }
 
     #[test]
