@@ -22,8 +22,15 @@ const READ_LIMIT: u64 = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscriptions {
     version: Version,
-    /// Storage names in file order, joined with the list's separator. May have duplicates.
-    pub entries: Vec<Vec<u8>>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    /// The storage name, joined with the list's separator.
+    name: Vec<u8>,
+    /// As it stands in the file: other writers' lines are kept byte by byte.
+    line: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,23 +50,28 @@ impl Subscriptions {
         let entries = lines
             .split_inclusive(|&b| b == b'\n')
             .filter_map(|line| line.strip_suffix(b"\n"))
-            .map(|line| if version == Version::Two { untabbed(line, separator) } else { line.to_vec() })
+            .map(|line| Entry {
+                name: if version == Version::Two { untabbed(line, separator) } else { line.to_vec() },
+                line: line.to_vec(),
+            })
             .collect();
         Self { version, entries }
     }
 
-    /// The bytes of a file with these entries.
+    /// The bytes of the file.
     #[must_use]
-    pub fn render(&self, separator: char) -> Vec<u8> {
+    pub fn render(&self) -> Vec<u8> {
         let mut out = if self.version == Version::Two { HEADER.to_vec() } else { Vec::new() };
         for entry in &self.entries {
-            match self.version {
-                Version::One => out.extend_from_slice(entry),
-                Version::Two => tabbed(entry, separator, &mut out),
-            }
+            out.extend_from_slice(&entry.line);
             out.push(b'\n');
         }
         out
+    }
+
+    /// Storage names in file order, joined with the list's separator. May have duplicates.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.entries.iter().map(|e| e.name.as_slice())
     }
 
     /// Reads a file; without one there are no subscriptions, and the file to be made is of version 2.
@@ -79,25 +91,26 @@ impl Subscriptions {
     /// It has this entry; `INBOX` in any case.
     #[must_use]
     pub fn contains(&self, entry: &[u8]) -> bool {
-        self.entries.iter().any(|e| same(e, entry))
+        self.names().any(|n| same(n, entry))
     }
 
     /// Adds or removes an entry. Says whether that changed anything.
-    pub fn set(&mut self, entry: &[u8], subscribed: bool) -> bool {
+    pub fn set(&mut self, entry: &[u8], subscribed: bool, separator: char) -> bool {
         if self.contains(entry) == subscribed {
             return false;
         }
         if subscribed {
-            self.entries.push(entry.to_vec());
+            let line = if self.version == Version::Two { tabbed(entry, separator) } else { entry.to_vec() };
+            self.entries.push(Entry { name: entry.to_vec(), line });
         } else {
-            self.entries.retain(|e| !same(e, entry));
+            self.entries.retain(|e| !same(&e.name, entry));
         }
         true
     }
 }
 
 /// A change to one file.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Change<'a> {
     /// The file.
     pub path: &'a Path,
@@ -108,7 +121,7 @@ pub struct Change<'a> {
     /// `dotlock_use_excl`.
     pub use_excl: bool,
     /// Entries that are not names of this list: Dovecot drops them whenever it writes the file.
-    pub invalid: fn(&[u8], char) -> bool,
+    pub invalid: &'a dyn Fn(&[u8]) -> bool,
 }
 
 impl Change<'_> {
@@ -125,21 +138,21 @@ impl Change<'_> {
         options.use_excl = self.use_excl;
         let mut new = Replacement::acquire(self.path, &options)?;
         let mut file = Subscriptions::read(self.path, self.separator)?;
-        if !file.set(entry, subscribed) {
+        if !file.set(entry, subscribed, self.separator) {
             return Ok(false);
         }
         file.entries.retain(|e| {
-            let drop = (self.invalid)(e, self.separator);
+            let drop = (self.invalid)(&e.name);
             if drop {
                 tracing::warn!(
                     "Subscriptions file {}: Removing invalid entry: {}",
                     self.path.display(),
-                    String::from_utf8_lossy(e)
+                    String::from_utf8_lossy(&e.line)
                 );
             }
             !drop
         });
-        new.write(&file.render(self.separator))?;
+        new.write(&file.render())?;
         new.commit(true)?;
         Ok(true)
     }
@@ -150,13 +163,15 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// The line of version 2: parts divided by TAB, each escaped with byte 1.
-fn tabbed(entry: &[u8], separator: char, out: &mut Vec<u8>) {
+fn tabbed(entry: &[u8], separator: char) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entry.len());
     for (i, part) in entry.split(|&b| b == separator as u8).enumerate() {
         if i > 0 {
             out.push(b'\t');
         }
-        crate::store::list::tabescape::escape(part, out);
+        super::tabescape::escape(part, &mut out);
     }
+    out
 }
 
 fn untabbed(line: &[u8], separator: char) -> Vec<u8> {
@@ -165,7 +180,7 @@ fn untabbed(line: &[u8], separator: char) -> Vec<u8> {
         if i > 0 {
             out.push(separator as u8);
         }
-        crate::store::list::tabescape::unescape(part, &mut out);
+        super::tabescape::unescape(part, &mut out);
     }
     out
 }
@@ -177,7 +192,7 @@ mod tests {
     use super::*;
 
     /// What a flat list refuses: the names of the fixture are those of a Maildir.
-    fn invalid(entry: &[u8], _: char) -> bool {
+    fn invalid(entry: &[u8]) -> bool {
         entry.is_empty() || entry.contains(&b'/')
     }
 
@@ -202,7 +217,7 @@ mod tests {
 
             let file = Subscriptions::read(&path, '.').expect("read");
             let mut names: Vec<String> = Vec::new();
-            for entry in file.entries.iter().filter(|e| !invalid(e, '.')) {
+            for entry in file.names().filter(|e| !invalid(e)) {
                 let name = shown(entry);
                 // Dovecot shows CR of `crlf` too, its answer was stripped by the fixture's maker.
                 let name = name.trim_end_matches('\r').to_owned();
@@ -217,7 +232,7 @@ mod tests {
             theirs_sorted.sort_unstable();
             assert_eq!(ours_sorted, theirs_sorted, "{}", text("name"));
 
-            let change = Change { path: &path, separator: '.', modes: Modes::default(), use_excl: true, invalid };
+            let change = Change { path: &path, separator: '.', modes: Modes::default(), use_excl: true, invalid: &invalid };
             let Some((command, name)) = text("then_run").strip_prefix("mailbox ").and_then(|c| c.split_once(' ')) else {
                 continue;
             };
@@ -231,10 +246,10 @@ mod tests {
     fn a_new_file_is_version_2() {
         let dir = tempfile::tempdir().expect("scratch");
         let path = dir.path().join("subscriptions");
-        let change = Change { path: &path, separator: '/', modes: Modes::default(), use_excl: true, invalid };
-        let invalid = Change { invalid: |_, _| false, ..change };
-        invalid.set("Foo/B\tr".as_bytes(), true).expect("set");
+        let change = Change { path: &path, separator: '/', modes: Modes::default(), use_excl: true, invalid: &invalid };
+        let change = Change { invalid: &|_| false, ..change };
+        change.set("Foo/B\tr".as_bytes(), true).expect("set");
         assert_eq!(std::fs::read(&path).expect("read"), b"V\t2\n\nFoo\tB\x01tr\n");
-        assert!(!invalid.set(b"Nope", false).expect("set"));
+        assert!(!change.set(b"Nope", false).expect("set"));
     }
 }
