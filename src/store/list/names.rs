@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::location::{Driver, Layout, Location};
 use super::utf7;
-use crate::mail::MailboxName;
+use crate::mail::{MailboxName, NamespaceRules};
 use crate::store::NamespaceSettings;
 
 /// Why a name cannot be a mailbox here. The texts are Dovecot's.
@@ -332,6 +332,26 @@ impl Names {
         };
         let Ok(text) = String::from_utf8(plain) else { return String::from_utf8_lossy(part).into_owned() };
         if self.utf8 { text } else { utf7::decode(&text).unwrap_or(text) }
+    }
+
+    /// The same rules for the engine, which knows no storage names.
+    #[must_use]
+    pub fn rules(&self) -> NamespaceRules {
+        NamespaceRules {
+            prefix: self.prefix.clone(),
+            inbox: self.inbox,
+            storage_separator: self.storage_separator,
+            no_slash: self.flat || self.paths,
+            no_tilde: self.checked,
+            // In a UTF-8 tree a line feed would stand in the subscriptions file and in file names.
+            controls: !self.utf8,
+            reserved: self.reserved.iter().filter(|r| self.escape.is_none() || **r != self.dirname).cloned().collect(),
+            reserved_ends: self.reserved_ends.clone(),
+            escape: self.escape,
+            utf8: self.utf8,
+            flat: self.flat,
+            max_file_name: (self.flat || self.paths).then_some(MAX_FILE_NAME),
+        }
     }
 
     /// The name joined with this namespace's separator, as the mailbox log hashes it.
