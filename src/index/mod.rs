@@ -3,6 +3,18 @@
 //! Knows nothing of any one storage. Follows `docs/formats/index.md` where the project keeps it, RFC 7162 for modseqs.
 
 pub mod mailbox_log;
+mod error;
+mod files;
+mod handle;
+mod log;
 mod settings;
+mod state;
+mod transaction;
 
+pub use error::{Damage, DamageClass, Error, Result};
+pub use files::Files;
+pub use handle::{Created, Durability, Index, Locked, Options};
+pub use log::Bits;
 pub use settings::Settings;
+pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};
+pub use transaction::{ExtSpec, Transaction};
