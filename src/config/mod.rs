@@ -23,7 +23,6 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use account::{AccountError, Side};
 pub use error::Error;
 pub(crate) use error::reason;
 pub use overrides::Override;

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of any one storage. Follows `docs/formats/index.md` where the project keeps it, RFC 7162 for modseqs.
 
+pub mod mailbox_log;
 mod settings;
 
 pub use settings::Settings;

@@ -3,8 +3,10 @@
 //! Knows nothing about mail. **Every change to the file system goes through [`fs`]**, so that the fault tests can stop
 //! or fail the program at each of them.
 
+pub mod dotlock;
 pub mod faults;
 pub mod fs;
+pub mod lock;
 pub mod stop;
 
 /// `mail_fsync`: when written data is made durable.
@@ -27,4 +29,12 @@ pub enum LockMethod {
     Flock,
     /// A `.lock` file beside the file.
     Dotlock,
+}
+
+/// A random number, for names that nobody else uses.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Each state is keyed anew by the standard library.
+    std::hash::RandomState::new().build_hasher().finish()
 }
