@@ -3,8 +3,7 @@
 use super::Config;
 use super::vars;
 
-const SPECIAL_USES: &[&str] =
-    &["\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Important", "\\Junk", "\\Sent", "\\Trash"];
+const SPECIAL_USES: &[&str] = &["\\All", "\\Archive", "\\Drafts", "\\Flagged", "\\Important", "\\Junk", "\\Sent", "\\Trash"];
 
 impl Config {
     /// Looks at the settings of a whole configuration.
@@ -28,10 +27,9 @@ impl Config {
                 return Err("mail_nfs_index=yes requires mail_fsync=always".into());
             }
         }
-        if let Some(name) = vars::names(self.text("pop3_uidl_format"))
-            .into_iter()
-            .find(|name| !matches!(name.as_str(), "v" | "u" | "m" | "f" | "g" | "%" | "uidvalidity" | "uid" | "md5" | "filename" | "guid"))
-        {
+        if let Some(name) = vars::names(self.text("pop3_uidl_format")).into_iter().find(|name| {
+            !matches!(name.as_str(), "v" | "u" | "m" | "f" | "g" | "%" | "uidvalidity" | "uid" | "md5" | "filename" | "guid")
+        }) {
             return Err(format!("Unknown pop3_uidl_format variable: %{name}"));
         }
         self.check_namespaces()
@@ -41,17 +39,11 @@ impl Config {
         let namespaces = self.namespaces();
         for ns in &namespaces {
             if ns.text("separator").chars().nth(1).is_some() {
-                return Err(format!(
-                    "Namespace '{}': Hierarchy separator must be only one character long",
-                    ns.text("prefix")
-                ));
+                return Err(format!("Namespace '{}': Hierarchy separator must be only one character long", ns.text("prefix")));
             }
             let target = ns.text("alias_for");
             if !target.is_empty() && !namespaces.iter().any(|other| other.text("prefix") == target) {
-                return Err(format!(
-                    "Namespace '{}': alias_for points to unknown namespace: {target}",
-                    ns.text("prefix")
-                ));
+                return Err(format!("Namespace '{}': alias_for points to unknown namespace: {target}", ns.text("prefix")));
             }
             for mailbox in ns.mailboxes() {
                 for flag in mailbox.text("special_use").split_ascii_whitespace() {

@@ -415,10 +415,41 @@ const OTHERS: &[(&str, &str)] = &[
 /// Settings of other versions from 2.2 on, of other services, and of plugins that add settings begin with these.
 /// Dovecot rejects a name that it does not know. We know fewer names, so one of these families passes.
 const FAMILIES: &[&str] = &[
-    "auth_", "config_", "default_", "deliver_", "dict_", "director_", "fts_", "haproxy_", "imap_", "imapc_", "lda_",
-    "lmtp_", "log_", "login_", "lua_", "mail_cache_compress_", "managesieve_", "master_", "old_stats_",
-    "openmetrics_", "pop3_", "pop3c_", "process_", "quota_", "rawlog_", "replication_", "replicator_", "service_",
-    "sieve_", "ssl_", "stats_", "submission_", "syslog_", "urlauth_", "verbose_",
+    "auth_",
+    "config_",
+    "default_",
+    "deliver_",
+    "dict_",
+    "director_",
+    "fts_",
+    "haproxy_",
+    "imap_",
+    "imapc_",
+    "lda_",
+    "lmtp_",
+    "log_",
+    "login_",
+    "lua_",
+    "mail_cache_compress_",
+    "managesieve_",
+    "master_",
+    "old_stats_",
+    "openmetrics_",
+    "pop3_",
+    "pop3c_",
+    "process_",
+    "quota_",
+    "rawlog_",
+    "replication_",
+    "replicator_",
+    "service_",
+    "sieve_",
+    "ssl_",
+    "stats_",
+    "submission_",
+    "syslog_",
+    "urlauth_",
+    "verbose_",
 ];
 
 /// Sections of other services: their content is skipped.
@@ -441,8 +472,7 @@ pub(crate) fn default_of(name: &str) -> Option<&'static str> {
 
 /// Dovecot, in some version or with some plugin, has such a setting.
 pub(crate) fn is_foreign(name: &str) -> bool {
-    root(name).is_none()
-        && (OTHERS.iter().any(|(n, _)| *n == name) || FAMILIES.iter().any(|prefix| name.starts_with(prefix)))
+    root(name).is_none() && (OTHERS.iter().any(|(n, _)| *n == name) || FAMILIES.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// The real name of a setting outside of all sections.

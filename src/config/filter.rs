@@ -22,7 +22,10 @@ pub(super) struct Service {
 /// A network, or a host name that we do not look up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Net {
-    Ip { address: IpAddr, bits: u8 },
+    Ip {
+        address: IpAddr,
+        bits: u8,
+    },
     /// No address is known to be in it.
     Name(String),
 }

@@ -24,11 +24,8 @@ pub(super) fn matching(dir: &Path, pattern: &str) -> Result<Vec<PathBuf>, String
         } else {
             format!("{}/{alternative}", glob::Pattern::escape(&dir))
         };
-        let options = glob::MatchOptions {
-            case_sensitive: true,
-            require_literal_separator: true,
-            require_literal_leading_dot: true,
-        };
+        let options =
+            glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
         // What cannot be listed does not match, as in the C library.
         let paths = glob::glob_with(&full, options).map_err(|e| format!("Invalid include pattern {full}: {e}"))?;
         let start = found.len();

@@ -96,8 +96,7 @@ mod tests {
     #[test]
     fn blocks_win_as_in_doveconf() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/v23-filters");
-        let corpus: Corpus =
-            serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
+        let corpus: Corpus = serde_json::from_slice(&std::fs::read(dir.join("expected.json")).unwrap()).unwrap();
         let parsed = parse(&dir.join("dovecot.conf")).unwrap();
         parsed.check_conflicts().unwrap();
         assert!(corpus.cases.len() > 8);
@@ -107,10 +106,7 @@ mod tests {
                     let error = case.error.unwrap();
                     let line = conflict.at.line;
                     assert!(
-                        error.contains(&format!(
-                            "Conflict in setting {} found from filter at dovecot.conf:{line}",
-                            conflict.key
-                        )),
+                        error.contains(&format!("Conflict in setting {} found from filter at dovecot.conf:{line}", conflict.key)),
                         "{error} {conflict}"
                     );
                 }

@@ -23,6 +23,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use account::{AccountError, Side, separator};
 pub use error::Error;
 pub(crate) use error::reason;
 pub use overrides::Override;
@@ -85,8 +86,7 @@ impl Config {
             Source::None => (None, ""),
         };
         let mut file_warnings = Vec::new();
-        let mut config =
-            Self { merged: Merged::default(), overridden: BTreeSet::new(), file: None, late: None };
+        let mut config = Self { merged: Merged::default(), overridden: BTreeSet::new(), file: None, late: None };
         if let Some(file) = file {
             let whole = |text: String| Error::Whole { file: file.into(), text };
             let parsed = Self::parse(file, hint)?;
@@ -103,8 +103,7 @@ impl Config {
 
     fn parse(file: &Path, hint: &'static str) -> Result<parse::Parsed, Error> {
         use std::os::unix::fs::FileTypeExt;
-        let metadata = std::fs::metadata(file)
-            .map_err(|source| Error::Read { call: "stat", path: file.into(), hint, source })?;
+        let metadata = std::fs::metadata(file).map_err(|source| Error::Read { call: "stat", path: file.into(), hint, source })?;
         if metadata.file_type().is_socket() {
             return Err(Error::Socket { path: file.into() });
         }

@@ -1,9 +1,9 @@
 //! `-o K=V` (cli-config.md 11.2).
 
+use super::Config;
 use super::defs;
 use super::error::Error;
 use super::parse::escape;
-use super::Config;
 
 /// A setting of the command line. Its value is taken literally.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,11 @@ impl Override {
 
 /// What a path of the command line names.
 enum Target {
-    Setting { path: String, def: Option<&'static defs::Def>, late: bool },
+    Setting {
+        path: String,
+        def: Option<&'static defs::Def>,
+        late: bool,
+    },
     /// The list of namespaces: adds these.
     Namespaces,
     Nothing(&'static str),

@@ -270,9 +270,7 @@ impl Parser {
                 filter.service = Some(Service { name: name.into(), negated });
             }
             _ if filter.service.is_some() => {
-                return Err(format!(
-                    "protocol {{ {kind} {{ .. }} }} not allowed (use {kind} {{ protocol {{ .. }} }} instead)"
-                ));
+                return Err(format!("protocol {{ {kind} {{ .. }} }} not allowed (use {kind} {{ protocol {{ .. }} }} instead)"));
             }
             "local_name" if filter.remote.is_some() || filter.local.is_some() => {
                 let outer = if filter.remote.is_some() { "remote" } else { "local" };
@@ -288,9 +286,7 @@ impl Parser {
                 let net = Net::parse(&name)?;
                 let slot = if kind == "local" { &mut filter.local } else { &mut filter.remote };
                 if slot.as_ref().is_some_and(|outer| !outer.contains(&net)) {
-                    return Err(format!(
-                        "{kind} net1 {{ {kind} net2 {{ .. }} }} requires net2 to be inside net1"
-                    ));
+                    return Err(format!("{kind} net1 {{ {kind} net2 {{ .. }} }} requires net2 to be inside net1"));
                 }
                 *slot = Some(net);
             }
@@ -298,13 +294,7 @@ impl Parser {
         if let Some(index) = self.blocks.iter().position(|b| b.filter == filter) {
             return Ok(index);
         }
-        self.blocks.push(Block {
-            filter,
-            at: at.clone(),
-            values: BTreeMap::new(),
-            lists: BTreeMap::new(),
-            parent: Some(parent),
-        });
+        self.blocks.push(Block { filter, at: at.clone(), values: BTreeMap::new(), lists: BTreeMap::new(), parent: Some(parent) });
         Ok(self.blocks.len() - 1)
     }
 
@@ -359,19 +349,15 @@ impl Parser {
     fn value(&self, key: &str, value: RawValue, at: &Place) -> Result<String, String> {
         match value {
             RawValue::Literal(text) => Ok(text),
-            RawValue::Expanding(text) => {
-                line::expand(&text, |name| self.variable(name))
-            }
+            RawValue::Expanding(text) => line::expand(&text, |name| self.variable(name)),
             RawValue::File(name) => {
                 let path = at.file.parent().unwrap_or(Path::new("")).join(&name);
                 let failed = |text: &str, e: io::Error| format!("{key}: {text}: {}", reason(&e));
                 let shown = path.display();
                 let file = File::open(&path).map_err(|e| failed(&format!("Can't open file {shown}"), e))?;
                 let mut bytes = Vec::new();
-                let size = file
-                    .take(MAX_FILE + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(|e| failed(&format!("read({shown}) failed"), e))?;
+                let size =
+                    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| failed(&format!("read({shown}) failed"), e))?;
                 if size as u64 > MAX_FILE {
                     return Err(format!("{key}: read({shown}) failed: File too large"));
                 }

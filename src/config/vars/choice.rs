@@ -39,9 +39,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 fn holds(a: &str, op: &str, b: &str) -> Result<bool> {
-    let number = |text: &str, side| {
-        text.parse::<i64>().map_err(|_| VarError::If(format!("{text} ({side}) is not a number")))
-    };
+    let number = |text: &str, side| text.parse::<i64>().map_err(|_| VarError::If(format!("{text} ({side}) is not a number")));
     let numbers = || Ok((number(a, "lhs")?, number(b, "rhs")?));
     Ok(match op {
         "==" => numbers().map(|(a, b)| a == b)?,

@@ -22,9 +22,8 @@ const PKCS5_BYTES: usize = 336;
 const MAX_ROUNDS: u32 = 1_000_000;
 
 fn rounds<D: Digest>(options: &Options<'_>, value: &[u8]) -> Vec<u8> {
-    (0..options.rounds).fold(value.to_vec(), |data, _| {
-        D::new().chain_update(options.salt.as_bytes()).chain_update(&data).finalize().to_vec()
-    })
+    (0..options.rounds)
+        .fold(value.to_vec(), |data, _| D::new().chain_update(options.salt.as_bytes()).chain_update(&data).finalize().to_vec())
 }
 
 impl Algorithm {
@@ -51,11 +50,7 @@ impl Algorithm {
     pub(super) fn apply(self, options: &str, value: &[u8]) -> Result<String> {
         let options = Options::parse(options)?;
         let digest = truncate((self.0)(&options, value), options.truncate);
-        Ok(if options.base64 {
-            base64::engine::general_purpose::STANDARD.encode(digest)
-        } else {
-            hex::encode(digest)
-        })
+        Ok(if options.base64 { base64::engine::general_purpose::STANDARD.encode(digest) } else { hex::encode(digest) })
     }
 }
 

@@ -242,8 +242,7 @@ mod tests {
     // Captured from Dovecot 2.3.19.1.
     #[test]
     fn all_cases_of_the_corpus() {
-        let corpus: Corpus =
-            serde_json::from_str(include_str!("../../../tests/fixtures/config/v23-vars/expected.json")).unwrap();
+        let corpus: Corpus = serde_json::from_str(include_str!("../../../tests/fixtures/config/v23-vars/expected.json")).unwrap();
         assert_eq!(corpus.cases.len(), 104);
         let mut wrong = Vec::new();
         for case in corpus.cases {
