@@ -1,0 +1,5 @@
+//! The mdbox storage, judged by fixtures and by a real Dovecot.
+
+mod common;
+mod corpus;
+mod lab;
