@@ -2,4 +2,6 @@
 
 mod common;
 mod corpus;
+mod judge;
 mod lab;
+mod live;

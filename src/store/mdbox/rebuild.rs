@@ -88,6 +88,14 @@ impl MdboxMailbox {
             sums.add(n.map_uid, 1);
         }
 
+        // Every message of a file has a record, else nobody could ever purge it.
+        for staged in &staging.mails {
+            if let (Text::New { file, offset, .. }, Some(place)) = (staged.text, published.place(&staged.text))
+                && !seen.contains_key(&(file, offset))
+            {
+                places.push((place, 0));
+            }
+        }
         let mut made: RefChanges = sums.rising().into_iter().filter(|(uid, _)| *uid < first).collect();
         if !places.is_empty() || !made.is_empty() {
             map.add(&places, &made)?;
