@@ -18,3 +18,6 @@ pub use log::Bits;
 pub use settings::Settings;
 pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};
 pub use transaction::{ExtSpec, Transaction};
+
+#[cfg(test)]
+mod tests;
