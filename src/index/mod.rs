@@ -2,11 +2,12 @@
 //!
 //! Knows nothing of any one storage. Follows `docs/formats/index.md` where the project keeps it, RFC 7162 for modseqs.
 
-pub mod mailbox_log;
 mod error;
 mod files;
 mod handle;
+pub mod list_index;
 mod log;
+pub mod mailbox_log;
 mod settings;
 mod state;
 mod transaction;
