@@ -5,6 +5,7 @@
 mod error;
 mod files;
 mod handle;
+pub mod list_index;
 mod log;
 pub mod mailbox_log;
 mod settings;
