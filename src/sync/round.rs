@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::brain::is_source;
 use super::facts::{self, BadMail};
 use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
 use super::message::{Failure, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
@@ -165,10 +166,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn is_source(&self) -> bool {
-        match self.options.mode {
-            Mode::TwoWay => false,
-            Mode::OneWay(s) | Mode::Backup(s) => (s == Source::Master) == (self.side == Side::Master),
-        }
+        is_source(self.options.mode, self.side)
     }
 
     /// After a run without disturbance both sides have the same mails.
@@ -634,7 +632,7 @@ pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
         capabilities: mailbox.capabilities(),
         digest: facts::digest(mailbox.mails(), Some(&guids.all)),
         doubtful: guids.all.iter().any(Option::is_none),
-        attributes: false,
+        attributes: None,
     }
 }
 
