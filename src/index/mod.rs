@@ -5,7 +5,9 @@
 mod error;
 mod files;
 mod handle;
+pub mod list_index;
 mod log;
+pub mod mailbox_log;
 mod settings;
 mod state;
 mod transaction;

@@ -361,6 +361,15 @@ pub struct NewMail {
     pub pop3_order: u32,
 }
 
+/// What becomes of the mail that [`Mailbox::stage_copy`] copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Original {
+    /// It stays.
+    Keep,
+    /// It goes when the copy appears; its expunge is logged with its GUID.
+    Expunge,
+}
+
 /// What became of a staged mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
@@ -515,11 +524,13 @@ pub trait Mailbox {
     /// See [`SaveError`]. What was staged before stays staged.
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError>;
 
-    /// Stages another instance of a mail that is in this mailbox, by reference where the storage can.
+    /// Stages another instance of a mail that is in this mailbox, by reference where the storage can. With
+    /// [`Original::Expunge`] the commit takes the original away in the same step as the new instance appears (one log
+    /// transaction, one uidlist rewrite), so that no crash shows the mail twice or not at all: this is how a mail changes its UID.
     ///
     /// # Errors
     /// As [`Mailbox::stage`].
-    fn stage_copy(&mut self, mail: NewMail, from: Uid) -> std::result::Result<(), SaveError>;
+    fn stage_copy(&mut self, mail: NewMail, from: Uid, original: Original) -> std::result::Result<(), SaveError>;
 
     /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order.
     /// Does not change the view.
@@ -552,6 +563,21 @@ pub trait Mailbox {
     /// # Errors
     /// Locks, I/O, a mail vanished meanwhile.
     fn rebuild(&mut self, plan: Rebuild) -> Result<()>;
+
+    /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
+    /// ascending ranges with both ends included.
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        Vec::new()
+    }
+
+    /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
+    ///
+    /// # Errors
+    /// Locks, I/O.
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        let _ = ranges;
+        Ok(())
+    }
 
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {

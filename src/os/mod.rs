@@ -7,6 +7,7 @@ pub mod dotlock;
 pub mod faults;
 pub mod fs;
 pub mod lock;
+pub mod stop;
 
 /// `mail_fsync`: when written data is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

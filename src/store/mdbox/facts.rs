@@ -1,0 +1,125 @@
+//! What is known of the mails of a view beyond the index: the metadata in `m.N`, read once, for many mails of one file at
+//! a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::files::{Files, OpenError};
+use super::record::MapRecord;
+use crate::mail::{Guid128, MailGuid, Timestamp};
+use crate::store::dbox::{DboxFile, Message};
+
+/// How many mails behind the wanted one are looked at for being in the same file.
+const AHEAD: usize = 1024;
+
+/// The metadata of a mail, as small as it can be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    received: Timestamp,
+    /// `u64::MAX`: not recorded.
+    virtual_size: u64,
+    /// Only if it is not simply the index's 16 bytes in hex.
+    guid: Option<MailGuid>,
+    /// UIDL and order, which hardly any mail has.
+    pop3: Option<Box<(Option<String>, u32)>>,
+}
+
+impl Known {
+    fn of(message: &Message, guid128: Guid128) -> Result<Self, crate::store::dbox::Damage> {
+        let metadata = &message.metadata;
+        let guid = metadata.guid()?;
+        let pop3 = (metadata.pop3_uidl(), metadata.pop3_order());
+        Ok(Self {
+            received: metadata.received()?,
+            virtual_size: metadata.virtual_size().unwrap_or(u64::MAX),
+            guid: (guid != MailGuid::from_bytes(guid128.0)).then_some(guid),
+            pop3: (pop3.0.is_some() || pop3.1 != 0).then(|| Box::new(pop3)),
+        })
+    }
+
+    pub const fn received(&self) -> Timestamp {
+        self.received
+    }
+
+    pub fn virtual_size(&self) -> Option<u64> {
+        (self.virtual_size != u64::MAX).then_some(self.virtual_size)
+    }
+
+    pub fn guid(&self, guid128: Guid128) -> MailGuid {
+        self.guid.clone().unwrap_or_else(|| MailGuid::from_bytes(guid128.0))
+    }
+
+    pub fn pop3_uidl(&self) -> Option<&str> {
+        self.pop3.as_ref().and_then(|p| p.0.as_deref())
+    }
+
+    pub fn pop3_order(&self) -> u32 {
+        self.pop3.as_ref().map_or(0, |p| p.1)
+    }
+}
+
+/// Why a mail's metadata cannot be had.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// The file is not there (any more).
+    Missing,
+    /// The message is damaged, or its file cannot be read.
+    Failed(crate::mail::Error),
+}
+
+/// [`Known`] of each mail of a view, by its position.
+#[derive(Debug, Default)]
+pub(super) struct FactTable {
+    slots: Vec<Option<Known>>,
+}
+
+impl FactTable {
+    /// For a new view. `kept` tells for each position of the new view where the same mail was in the old one.
+    pub fn renew(&mut self, len: usize, kept: impl Iterator<Item = Option<usize>>) {
+        let mut old = std::mem::take(&mut self.slots);
+        self.slots = kept.map(|at| at.and_then(|at| old.get_mut(at)?.take())).collect();
+        self.slots.resize(len, None);
+    }
+
+    pub fn get(&self, at: usize) -> Option<&Known> {
+        self.slots.get(at)?.as_ref()
+    }
+
+    /// Reads the metadata of the mail at `at`, and of those behind it that are in the same file.
+    ///
+    /// `place` tells where a mail is, if it is known, with its 16-byte GUID. Damage of other mails is left for their turn.
+    pub fn read(
+        &mut self,
+        at: usize,
+        files: &mut Files,
+        place: impl Fn(usize) -> Option<(MapRecord, Guid128)>,
+    ) -> Result<&Known, Unreadable> {
+        let Some((wanted, guid128)) = place(at) else { return Err(Unreadable::Missing) };
+        let file = match files.open(wanted.file_id) {
+            Ok(file) => file,
+            Err(OpenError::Missing) => return Err(Unreadable::Missing),
+            Err(OpenError::Failed(e)) => return Err(Unreadable::Failed(e)),
+        };
+        // In the order of the file, so that the disk is read forwards.
+        let end = self.slots.len().min(at.saturating_add(AHEAD));
+        let others: BTreeMap<u32, (usize, Guid128)> = (at + 1..end)
+            .filter(|&i| self.slots[i].is_none())
+            .filter_map(|i| Some((i, place(i)?)))
+            .filter(|(_, (record, _))| record.file_id == wanted.file_id)
+            .map(|(i, (record, guid))| (record.offset, (i, guid)))
+            .collect();
+        let known = read_one(&file, wanted.offset, guid128)?;
+        for (offset, (i, guid)) in others {
+            self.slots[i] = read_one(&file, offset, guid).ok();
+        }
+        match self.slots.get_mut(at) {
+            Some(slot) => Ok(slot.insert(known)),
+            None => Err(Unreadable::Missing),
+        }
+    }
+}
+
+fn read_one(file: &Arc<DboxFile>, offset: u32, guid128: Guid128) -> Result<Known, Unreadable> {
+    let message = file.message(u64::from(offset)).map_err(|e| Unreadable::Failed(e.into()))?;
+    Known::of(&message, guid128).map_err(|damage| Unreadable::Failed(file.damaged(message.offset, damage).into()))
+}

@@ -1,0 +1,198 @@
+//! How far the two sides have the same past: the last common UID (sync.md 7.2).
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use super::{Context, Facts, Item, Missing};
+use crate::mail::{Guid128, Uid};
+
+/// The common past of two mailboxes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Common {
+    /// Up to this UID both had the same mails.
+    pub last: Option<Uid>,
+    /// Mails that both have, as indexes into the items.
+    pub pairs: Vec<(usize, usize)>,
+    /// The master's items that are not common, as indexes: those that stay.
+    pub new_master: Vec<usize>,
+    /// The slave's.
+    pub new_slave: Vec<usize>,
+}
+
+/// What one side knows about a UID.
+enum Known {
+    Here(usize),
+    Expunged(Option<Guid128>),
+    /// Below UIDNEXT and no trace.
+    Missing,
+    /// Not given out yet.
+    Future,
+}
+
+struct Cursor<'a> {
+    facts: &'a Facts,
+    item: usize,
+    expunged: usize,
+}
+
+impl Cursor<'_> {
+    fn next_uid(&self) -> Option<Uid> {
+        let item = self.facts.items.get(self.item).map(|i| i.uid);
+        let expunged = self.facts.expunged.get(self.expunged).map(|e| e.uid);
+        [item, expunged].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, uid: Uid) -> Known {
+        let mut known = if uid >= self.facts.uid_next() { Known::Future } else { Known::Missing };
+        if self.facts.expunged.get(self.expunged).is_some_and(|e| e.uid == uid) {
+            known = Known::Expunged(self.facts.expunged[self.expunged].guid);
+            self.expunged += 1;
+        }
+        if self.facts.items.get(self.item).is_some_and(|i| i.uid == uid) {
+            known = Known::Here(self.item);
+            self.item += 1;
+        }
+        known
+    }
+}
+
+const fn same(a: &Item, b: &Item) -> bool {
+    match (a.guid, b.guid) {
+        (Some(a), Some(b)) => u128::from_ne_bytes(a.0) == u128::from_ne_bytes(b.0),
+        _ => true,
+    }
+}
+
+/// Finds the last common UID and what each side has beside the common mails.
+///
+/// A mail that is missing on one side at or below the last common UID was expunged there and goes on the other side too,
+/// with or without a log record (but see [`Missing`]); above it, it is new. A UID that carries two different mails ends the common past.
+#[must_use]
+pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
+    let mut out = Common { last: context.last_common, ..Common::default() };
+    // Single mails whose fate hangs on whether a common UID follows.
+    let mut maybe: Vec<(Uid, Single, bool)> = Vec::new();
+    let mut m = Cursor { facts: master, item: 0, expunged: 0 };
+    let mut s = Cursor { facts: slave, item: 0, expunged: 0 };
+    let instances = OnceCell::new();
+    // Only an open question makes it worth asking what an equal mail under an equal UID proves.
+    let proves = |maybe: &[(Uid, Single, bool)], last: Option<Uid>, guids: [Option<Guid128>; 2], uid: Uid| {
+        let open = maybe.last().is_some_and(|m| Some(m.0) > last);
+        !open || !guids.into_iter().any(|g| instances.get_or_init(|| Instances::of(master, slave)).is_later(g, uid))
+    };
+
+    while let Some(uid) = [m.next_uid(), s.next_uid()].into_iter().flatten().min() {
+        let (at_m, at_s) = (m.item, s.item);
+        match (m.take(uid), s.take(uid)) {
+            (Known::Here(a), Known::Here(b)) => {
+                if !same(&master.items[a], &slave.items[b]) {
+                    (m.item, s.item) = (at_m, at_s);
+                    break;
+                }
+                out.pairs.push((a, b));
+                if proves(&maybe, out.last, [master.items[a].guid, slave.items[b].guid], uid) {
+                    out.last = out.last.max(Some(uid));
+                }
+            }
+            (Known::Here(a), other) => match single(&master.items[a], &other, slave, context) {
+                Verdict::Expunge if proves(&maybe, out.last, [master.items[a].guid; 2], uid) => {
+                    out.last = out.last.max(Some(uid))
+                }
+                Verdict::Expunge | Verdict::Undecided => {
+                    maybe.push((uid, Single::Master(a), matches!(other, Known::Expunged(_))));
+                }
+                Verdict::New => out.new_master.push(a),
+                Verdict::End => {
+                    m.item = at_m;
+                    break;
+                }
+            },
+            (other, Known::Here(b)) => match single(&slave.items[b], &other, master, context) {
+                Verdict::Expunge if proves(&maybe, out.last, [slave.items[b].guid; 2], uid) => out.last = out.last.max(Some(uid)),
+                Verdict::Expunge | Verdict::Undecided => {
+                    maybe.push((uid, Single::Slave(b), matches!(other, Known::Expunged(_))));
+                }
+                Verdict::New => out.new_slave.push(b),
+                Verdict::End => {
+                    s.item = at_s;
+                    break;
+                }
+            },
+            (Known::Expunged(Some(a)), Known::Expunged(Some(b))) if a == b && proves(&maybe, out.last, [Some(a); 2], uid) => {
+                out.last = out.last.max(Some(uid));
+            }
+            _ => {}
+        }
+    }
+    for (uid, which, recorded) in maybe {
+        let gone = Some(uid) <= out.last
+            && match context.missing {
+                Missing::Expunged => true,
+                Missing::IfLogged => recorded,
+                Missing::IfKnown => false,
+            };
+        match which {
+            _ if gone => {}
+            Single::Master(a) => out.new_master.push(a),
+            Single::Slave(b) => out.new_slave.push(b),
+        }
+    }
+    out.new_master.extend(m.item..master.items.len());
+    out.new_slave.extend(s.item..slave.items.len());
+    out.new_master.sort_unstable();
+    out.new_slave.sort_unstable();
+    out
+}
+
+/// The lowest UID at which each mail is on any side.
+///
+/// A second instance of a mail may have come to the same UID by two users' copying it, each on his side: such a pair says nothing
+/// about the mails before it.
+struct Instances(HashMap<Guid128, Uid>);
+
+impl Instances {
+    fn of(master: &Facts, slave: &Facts) -> Self {
+        let mut first = HashMap::with_capacity(master.items.len());
+        let all = [master, slave].into_iter().flat_map(|f| {
+            let here = f.items.iter().filter_map(|i| Some((i.guid?, i.uid)));
+            here.chain(f.expunged.iter().filter_map(|e| Some((e.guid?, e.uid))))
+        });
+        for (guid, uid) in all {
+            first.entry(guid).and_modify(|u: &mut Uid| *u = uid.min(*u)).or_insert(uid);
+        }
+        Self(first)
+    }
+
+    fn is_later(&self, guid: Option<Guid128>, uid: Uid) -> bool {
+        guid.is_none_or(|g| self.0.get(&g).is_some_and(|first| *first < uid))
+    }
+}
+
+enum Single {
+    Master(usize),
+    Slave(usize),
+}
+
+enum Verdict {
+    /// The other side has expunged this very mail.
+    Expunge,
+    /// The other side does not have it, and it is not known why.
+    Undecided,
+    /// The other side never had it.
+    New,
+    /// The UID stands for another mail there, or for none yet: here the common past ends.
+    End,
+}
+
+fn single(item: &Item, other: &Known, other_side: &Facts, context: &Context) -> Verdict {
+    match *other {
+        _ if other_side.never_had(item.uid) => Verdict::New,
+        // A mail that cannot be read is never given up because the other side lacks it.
+        _ if item.guid.is_none() => Verdict::New,
+        Known::Expunged(Some(guid)) if item.guid == Some(guid) => Verdict::Expunge,
+        Known::Expunged(Some(_)) => Verdict::End,
+        Known::Expunged(None) | Known::Missing => Verdict::Undecided,
+        Known::Future if context.last_common.is_some_and(|last| item.uid <= last) => Verdict::Undecided,
+        Known::Future | Known::Here(_) => Verdict::End,
+    }
+}

@@ -1,0 +1,81 @@
+//! Two-way: both sides end with the same mails.
+
+use super::assign::{NewMails, assign};
+use super::{Common, Facts, Item, Merged, NewGuids, Outcome, flags, merged_uidvalidity};
+use crate::mail::{ModSeq, Uid};
+
+/// The mails that both sides shall have.
+#[must_use]
+pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids, &NewGuids)) -> Outcome {
+    let highest = master.status.highest_modseq.max(slave.status.highest_modseq);
+    let modseq = ModSeq(highest.0 + 1);
+    let mut mails: Vec<Merged> =
+        common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
+
+    let (new_master, held_master) = readable(master, &common.new_master, guids.0);
+    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1);
+    let (assigned, uid_next) = assign(&new_master, &new_slave);
+    for a in assigned {
+        mails.push(match (a.master, a.slave) {
+            (Some(x), Some(y)) => both(&master.items[x], &slave.items[y], a.uid, modseq),
+            (Some(x), None) => one(&master.items[x], a.uid, slave.status.highest_modseq, modseq, true),
+            (None, Some(y)) => one(&slave.items[y], a.uid, master.status.highest_modseq, modseq, false),
+            (None, None) => continue,
+        });
+    }
+    // What cannot be read, or is held back by a filter, stays where it is and under its UID.
+    mails.extend(held_master.into_iter().map(|i| stays(&master.items[i], true)));
+    mails.extend(held_slave.into_iter().map(|i| stays(&slave.items[i], false)));
+    mails.sort_by_key(|m| (m.uid, m.master));
+
+    Outcome {
+        uidvalidity: merged_uidvalidity(master, slave),
+        uid_next,
+        first_recent: master.status.first_recent.max(slave.status.first_recent).min(uid_next),
+        modseq,
+        mails,
+        rebuild: false,
+    }
+}
+
+fn readable<'a>(facts: &'a Facts, new: &[usize], guids: &NewGuids) -> (NewMails<'a>, Vec<usize>) {
+    let mut items = Vec::with_capacity(new.len());
+    let mut held = Vec::new();
+    for (n, &i) in new.iter().enumerate() {
+        match guids.get(n) {
+            Some(Some(guid)) if facts.items[i].guid.is_some() && !facts.items[i].filtered => items.push((i, guid.clone())),
+            _ => held.push(i),
+        }
+    }
+    (NewMails { facts, items }, held)
+}
+
+pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
+    let (flags, keywords) = flags::merge(a, b);
+    let same =
+        a.flags == flags && b.flags == flags && a.keywords == keywords && b.keywords == keywords && a.uid == uid && b.uid == uid;
+    let modseq = if same { a.modseq.max(b.modseq) } else { changed };
+    Merged { uid, master: Some(a.uid), slave: Some(b.uid), flags, keywords, modseq, copied: true }
+}
+
+/// A mail that the other side gets. It keeps its modseq where that is news to the other side's clients.
+fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
+    let modseq = if item.modseq > other_highest && item.uid == uid { item.modseq } else { changed };
+    Merged {
+        uid,
+        master: masters.then_some(item.uid),
+        slave: (!masters).then_some(item.uid),
+        flags: item.flags,
+        keywords: item.keywords.clone(),
+        modseq,
+        copied: true,
+    }
+}
+
+/// A mail that only its own side has and keeps: its UID is meant there only.
+pub(super) fn stays(item: &Item, masters: bool) -> Merged {
+    let mut m = one(item, item.uid, ModSeq(0), item.modseq, masters);
+    m.modseq = item.modseq;
+    m.copied = false;
+    m
+}

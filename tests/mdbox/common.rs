@@ -1,0 +1,112 @@
+//! Opening scratch storages through the contracts.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use dsync::mail::{Body, Flags, Keyword, Keywords, MailGuid, Mailbox, MailboxName, ModSeq, NewMail, Timestamp, Uid};
+use dsync::os::fs::Modes;
+use dsync::store::Settings;
+use dsync::store::format::{Format, Place};
+use dsync::store::mdbox::{Location, Mdbox};
+
+/// A storage at its default layout.
+pub fn location(root: &Path, alt: Option<&Path>) -> Location {
+    Location { root: root.to_owned(), index_root: root.to_owned(), alt: alt.map(Path::to_owned) }
+}
+
+pub fn place(root: &Path, name: &str) -> Place {
+    let dir = root.join("mailboxes").join(name).join("dbox-Mails");
+    Place {
+        name: MailboxName::new(name.split('/')).expect("a name"),
+        storage_name: name.into(),
+        inbox: name == "INBOX",
+        mailbox: dir.clone(),
+        index: dir.clone(),
+        cache: dir.clone(),
+        control: dir,
+        alt: None,
+        control_root: root.to_owned(),
+        volatile: None,
+        names_in_index: false,
+        modes: std::fs::metadata(root).map_or_else(|_| Modes::default(), |m| Modes::like(&m)),
+    }
+}
+
+/// The mailboxes below a root.
+pub fn places(root: &Path) -> Vec<Place> {
+    let mut names = Vec::new();
+    let mut todo: Vec<PathBuf> = vec![root.join("mailboxes")];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            if path.file_name().is_some_and(|n| n == "dbox-Mails") {
+                names.push(dir.strip_prefix(root.join("mailboxes")).expect("below").to_str().expect("ascii").to_owned());
+            } else if path.is_dir() {
+                todo.push(path);
+            }
+        }
+    }
+    names.sort();
+    names.iter().map(|n| place(root, n)).collect()
+}
+
+/// The format at a root, begun.
+pub fn begin(root: &Path, settings: &Settings) -> dsync::mail::Result<Mdbox> {
+    let mut format = Mdbox::new(location(root, None), settings.clone());
+    format.begin(&places(root))?;
+    Ok(format)
+}
+
+pub fn open(format: &mut Mdbox, root: &Path, name: &str) -> Box<dyn Mailbox> {
+    format.open(&place(root, name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+pub fn uid(n: u32) -> Uid {
+    Uid::new(n).expect("not 0")
+}
+
+pub fn read(mut body: Body) -> Vec<u8> {
+    let mut out = Vec::new();
+    body.reader.read_to_end(&mut out).expect("the text");
+    if let Some(size) = body.size {
+        assert_eq!(size, out.len() as u64);
+    }
+    out
+}
+
+/// A mail to be saved, with nothing special about it.
+pub fn new_mail(n: u32, guid: &str) -> NewMail {
+    NewMail {
+        uid: uid(n),
+        guid: MailGuid::new(guid).expect("not empty"),
+        flags: Flags::default(),
+        keywords: Keywords::default(),
+        modseq: ModSeq(1),
+        received: Timestamp(1_600_000_000 + n),
+        saved: Timestamp(1_650_000_000 + n),
+        pop3_uidl: None,
+        pop3_order: 0,
+    }
+}
+
+pub fn keywords(names: &[&str]) -> Keywords {
+    names.iter().map(|n| Keyword::new(n)).collect()
+}
+
+/// Flags and keywords as Dovecot prints them, sorted.
+pub fn flag_names(mail: &dsync::mail::Mail) -> Vec<String> {
+    let mut out: Vec<String> = [
+        (Flags::ANSWERED, "\\Answered"),
+        (Flags::FLAGGED, "\\Flagged"),
+        (Flags::DELETED, "\\Deleted"),
+        (Flags::SEEN, "\\Seen"),
+        (Flags::DRAFT, "\\Draft"),
+    ]
+    .into_iter()
+    .filter(|(f, _)| mail.flags.contains(*f))
+    .map(|(_, n)| n.to_owned())
+    .chain(mail.keywords.iter().map(|k| k.as_str().to_owned()))
+    .collect();
+    out.sort();
+    out
+}
