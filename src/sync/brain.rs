@@ -15,7 +15,7 @@ use super::{attributes, facts};
 use super::report::Report;
 use super::round::{Round, RoundError, offer};
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
-use super::{Algorithm, Mode, Only, Options, Source, State};
+use super::{Algorithm, Only, Options, State};
 use crate::mail::{self, Attribute, Class, Existence, Mailbox, MailboxGuid, Since, Store, Tree};
 use crate::os::stop::Stop;
 
@@ -284,7 +284,7 @@ impl Brain<'_> {
             Message::Attributes(a) => a,
             other => return Err(unexpected(&other, "attributes")),
         };
-        for attribute in attributes::to_change(&own, &peer, self.options.mode, is_source(self.options.mode, self.side)) {
+        for attribute in attributes::to_change(&own, &peer, self.options.mode, self.options.mode.is_source(self.side)) {
             if let Err(e) = self.store.set_attribute(&pair.local, pair.guid, &attribute) {
                 tracing::error!("Mailbox {}: Failed to set attribute {}: {e}", pair.local, attribute.key.key);
                 self.report.skipped += 1;
@@ -352,12 +352,4 @@ fn unexpected(got: &Message, wanted: &'static str) -> End {
 
 fn tree_guids(tree: &Tree) -> HashSet<MailboxGuid> {
     tree.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
-}
-
-/// Whether this side is the one that must not change.
-pub(super) fn is_source(mode: Mode, side: Side) -> bool {
-    match mode {
-        Mode::TwoWay => false,
-        Mode::OneWay(s) | Mode::Backup(s) => (s == Source::Master) == (side == Side::Master),
-    }
 }

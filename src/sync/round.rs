@@ -8,7 +8,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::brain::is_source;
 use super::facts::{self, BadMail};
 use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
 use super::message::{Failure, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
@@ -166,7 +165,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn is_source(&self) -> bool {
-        is_source(self.options.mode, self.side)
+        self.options.mode.is_source(self.side)
     }
 
     /// After a run without disturbance both sides have the same mails.
