@@ -5,6 +5,7 @@ pub mod decode;
 pub mod format;
 pub mod list;
 pub mod mdbox;
+pub mod sdbox;
 mod settings;
 
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
