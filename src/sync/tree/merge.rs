@@ -28,15 +28,32 @@ pub(super) enum Keep {
 /// A change to the own side as Dovecot makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    Rename { from: MailboxName, to: MailboxName },
+    Rename {
+        from: MailboxName,
+        to: MailboxName,
+    },
     /// By GUID, wherever it is.
-    DeleteBox { guid: MailboxGuid },
-    DeleteDir { name: MailboxName },
-    CreateDir { name: MailboxName },
+    DeleteBox {
+        guid: MailboxGuid,
+    },
+    DeleteDir {
+        name: MailboxName,
+    },
+    CreateDir {
+        name: MailboxName,
+    },
     /// Create, or give the mailbox that is there this GUID (4.7).
-    CreateBox { name: MailboxName, guid: MailboxGuid, uidvalidity: UidValidity },
-    Subscribe { name: MailboxName },
-    Unsubscribe { name: MailboxName },
+    CreateBox {
+        name: MailboxName,
+        guid: MailboxGuid,
+        uidvalidity: UidValidity,
+    },
+    Subscribe {
+        name: MailboxName,
+    },
+    Unsubscribe {
+        name: MailboxName,
+    },
 }
 
 /// The renames found no end; Dovecot fails with `BUG: Mailbox renaming algorithm ...`.
@@ -147,7 +164,8 @@ impl Merge {
         for n in nodes {
             let Some(have) = self.trees[t].existing_mailbox(n) else { continue };
             let path = self.trees[t].path(n);
-            let want = self.trees[wanted].find(path.iter().map(String::as_str)).and_then(|w| self.trees[wanted].existing_mailbox(w));
+            let want =
+                self.trees[wanted].find(path.iter().map(String::as_str)).and_then(|w| self.trees[wanted].existing_mailbox(w));
             let right =
                 want.is_some_and(|w| w.guid == have.guid && w.uidvalidity == have.uidvalidity && have.uid_next <= w.uid_next);
             if !right {
@@ -212,7 +230,11 @@ impl Merge {
         let (ls, rs) = (exists(self, L, l), exists(self, R, r));
         if ls == State::Deleted && rs == State::Exists && !self.trees[L].anything_exists_below(l) && self.keep != Keep::Remote {
             self.trees[R].node_mut(r).state = State::Deleted;
-        } else if rs == State::Deleted && ls == State::Exists && !self.trees[R].anything_exists_below(r) && self.keep != Keep::Local {
+        } else if rs == State::Deleted
+            && ls == State::Exists
+            && !self.trees[R].anything_exists_below(r)
+            && self.keep != Keep::Local
+        {
             self.trees[L].node_mut(l).state = State::Deleted;
             self.changes.push(Change::DeleteDir { name });
         }

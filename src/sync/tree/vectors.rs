@@ -109,7 +109,6 @@ pub(super) fn merged(v: &Vector, side: &str) -> Merge {
     merge
 }
 
-
 /// What is on disk before.
 fn disk(v: &Value) -> Disk {
     let mut disk = Disk::default();
@@ -139,7 +138,10 @@ fn dovecots_first_run_is_predicted_exactly() {
             }
             let (got, want) = (shown(&disk), v.after(0, side));
             if got != want {
-                wrong.push(format!("{}{side} {}\n  {:?}\n  got {got:?}\n want {want:?}", v.0["id"], v.0["command"], merge.changes));
+                wrong.push(format!(
+                    "{}{side} {}\n  {:?}\n  got {got:?}\n want {want:?}",
+                    v.0["id"], v.0["command"], merge.changes
+                ));
             }
         }
     }
