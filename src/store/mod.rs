@@ -6,6 +6,7 @@ pub mod format;
 pub mod list;
 pub mod maildir;
 pub mod mdbox;
+pub mod sdbox;
 mod settings;
 
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
