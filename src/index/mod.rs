@@ -11,6 +11,7 @@ pub mod mailbox_log;
 mod settings;
 mod state;
 mod transaction;
+mod view;
 
 pub use error::{Damage, DamageClass, Error, Result};
 pub use files::Files;
@@ -19,3 +20,7 @@ pub use log::Bits;
 pub use settings::Settings;
 pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};
 pub use transaction::{ExtSpec, Transaction};
+pub use view::{EditPlan, Scan, assign_uids, plan_edits, raise};
+
+#[cfg(test)]
+mod tests;

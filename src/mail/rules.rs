@@ -12,6 +12,10 @@ pub struct NameRules {
     pub separator: char,
     /// What stands for a character that cannot be held (`dsync_alt_char`).
     pub alt: char,
+    /// There are no directories without a mailbox: a parent is only part of its children's names (Maildir++).
+    pub no_directories: bool,
+    /// INBOX can be renamed like any mailbox, children staying below the new name (dbox).
+    pub inbox_moves: bool,
     /// The rules of the namespaces that take part. A name follows those of the longest prefix that fits.
     pub namespaces: Vec<NamespaceRules>,
 }
@@ -67,7 +71,7 @@ impl Default for NamespaceRules {
 
 impl Default for NameRules {
     fn default() -> Self {
-        Self { separator: '/', alt: '_', namespaces: vec![NamespaceRules::default()] }
+        Self { separator: '/', alt: '_', no_directories: false, inbox_moves: false, namespaces: vec![NamespaceRules::default()] }
     }
 }
 
@@ -311,6 +315,7 @@ mod tests {
             separator: if slash { '/' } else { '.' },
             alt,
             namespaces: vec![s],
+            ..NameRules::default()
         })
     }
 

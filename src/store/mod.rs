@@ -5,6 +5,7 @@ pub mod decode;
 pub mod format;
 pub mod list;
 pub mod local;
+pub mod maildir;
 pub mod mdbox;
 mod settings;
 

@@ -142,7 +142,7 @@ proptest::proptest! {
     ) {
         let all = cases();
         let Case { location, names } = open(&all[case * 23]);
-        let rules = crate::mail::NameRules { separator: names.separator, alt: '_', namespaces: vec![names.rules()] };
+        let rules = crate::mail::NameRules { separator: names.separator, alt: '_', namespaces: vec![names.rules()], ..crate::mail::NameRules::default() };
         let near = rules.nearest(&MailboxName::new(levels).expect("no empty level"));
         let stored = names.stored(&near);
         proptest::prop_assert!(stored.is_ok(), "{:?} {near:?}: {stored:?}", location);

@@ -47,6 +47,22 @@ pub(super) struct Node {
     pub subscription_time: u64,
     /// Its name is to be replaced before the end.
     pub temporary: bool,
+    /// What its own side calls this level, where that is not the name.
+    pub label: Option<String>,
+    /// Whether it takes part.
+    pub hold: Hold,
+}
+
+/// Whether a node takes part in the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Hold {
+    /// It does.
+    #[default]
+    Free,
+    /// Not selected: it is neither created, deleted nor renamed, but may move along with its parent.
+    Outside,
+    /// Nobody may touch the name.
+    Frozen,
 }
 
 /// A tree.
@@ -152,19 +168,10 @@ impl Arena {
         self.nodes[id.0].parent = Some(parent);
     }
 
-    /// Takes the node, with all below it, out of the tree.
-    pub fn detach(&mut self, id: Id) {
+    fn detach(&mut self, id: Id) {
         if let Some(parent) = self.nodes[id.0].parent.take() {
             self.nodes[parent.0].children.retain(|&c| c != id);
         }
-    }
-
-    /// Removes the node and all below it for good.
-    pub fn remove(&mut self, id: Id) {
-        for below in self.subtree(id) {
-            self.set_mailbox(below, None);
-        }
-        self.detach(id);
     }
 
     /// Moves the node, with all below it, to this name below `parent`, which must not lie inside it.
@@ -190,6 +197,18 @@ impl Arena {
         let mut levels: Vec<String> = self.chain(id).filter(|&n| n != ROOT).map(|n| self.name(n).to_owned()).collect();
         levels.reverse();
         levels
+    }
+
+    /// What the node's own side calls this level.
+    pub fn label(&self, id: Id) -> &str {
+        self.node(id).label.as_deref().unwrap_or_else(|| self.name(id))
+    }
+
+    /// What the node's own side calls it; `None` for the root.
+    pub fn own_name(&self, id: Id) -> Option<MailboxName> {
+        let mut levels: Vec<String> = self.chain(id).filter(|&n| n != ROOT).map(|n| self.label(n).to_owned()).collect();
+        levels.reverse();
+        MailboxName::new(levels)
     }
 
     /// The node's full name; `None` for the root.
