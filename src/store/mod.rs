@@ -4,6 +4,7 @@ pub mod dbox;
 pub mod decode;
 pub mod format;
 pub mod list;
+pub mod local;
 pub mod maildir;
 pub mod mdbox;
 pub mod sdbox;

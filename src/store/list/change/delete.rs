@@ -12,8 +12,7 @@ impl List {
     /// # Errors
     /// [`Class::NotPossible`] for the INBOX of a Maildir; what the system says.
     pub fn remove_dirs(&self, stored: &Stored, guid: Option<MailboxGuid>) -> Result<bool> {
-        let text = if stored.inbox { "INBOX can't be deleted." } else { "Mail storage root can't be deleted." };
-        self.movable(stored, guid, text)?;
+        self.deletable(stored, guid)?;
         let location = &self.location;
         let paths = self.paths(stored, guid);
         match location.layout {

@@ -114,6 +114,15 @@ impl List {
         }
     }
 
+    /// Whether the directories of a mailbox can be removed at all.
+    ///
+    /// # Errors
+    /// [`Class::NotPossible`] for the INBOX of a Maildir and for the root.
+    pub fn deletable(&self, stored: &Stored, guid: Option<MailboxGuid>) -> Result<()> {
+        let text = if stored.inbox { "INBOX can't be deleted." } else { "Mail storage root can't be deleted." };
+        self.movable(stored, guid, text)
+    }
+
     /// INBOX of a flat layout and the root itself stay where they are.
     fn movable(&self, stored: &Stored, guid: Option<MailboxGuid>, text: &'static str) -> Result<()> {
         let root = stored.name.is_empty() || self.paths(stored, guid).dir == self.location.root;
