@@ -5,7 +5,7 @@
 
 mod job;
 
-pub use job::{AnyFlag, Boxes, Depth, Engine, FlagFilter, Job, MailFilter, Mode, Peer};
+pub use job::{Job, Peer};
 
 use crate::mail::Class;
 use crate::os::stop::Stop;

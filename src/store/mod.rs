@@ -3,8 +3,8 @@
 pub mod dbox;
 pub mod decode;
 pub mod format;
-pub mod maildir;
 pub mod list;
+pub mod maildir;
 pub mod mdbox;
 mod settings;
 

@@ -108,8 +108,7 @@ impl Folder {
         let after_cr = std::mem::replace(&mut self.held_cr, *last == b'\r');
         match self.to {
             LineEnd::Lf => {
-                !(after_cr && bytes[0] == b'\n')
-                    && memchr::memchr_iter(b'\r', bytes).all(|at| bytes.get(at + 1) != Some(&b'\n'))
+                !(after_cr && bytes[0] == b'\n') && memchr::memchr_iter(b'\r', bytes).all(|at| bytes.get(at + 1) != Some(&b'\n'))
             }
             LineEnd::CrLf => memchr::memchr_iter(b'\n', bytes).all(|at| if at > 0 { bytes[at - 1] == b'\r' } else { after_cr }),
         }

@@ -140,7 +140,7 @@ fn timestamp(base: &[u8]) -> Stamp {
     let rest = memchr::memchr(b'.', base).map_or(&[][..], |dot| &base[dot + 1..]);
     let micros = match rest.strip_prefix(b"M").map(leading) {
         Some((n, end)) if end > 0 => Micros::Some(n),
-        _ if rest > b"M0" => Micros::NoneAndBehind,
+        _ if *rest > b"M0"[..] => Micros::NoneAndBehind,
         _ => Micros::NoneAndBefore,
     };
     Stamp { seconds, micros }

@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn known_and_unknown_files_are_told_apart() {
-        let dir = maildir(&["new/2.b", "cur/1.a:2,FS", "cur/.hidden", "cur/10.d:2,", "new/3.c", "cur/3.c:2,", "cur/:2,S", "new/x\ny"]);
+        let dir =
+            maildir(&["new/2.b", "cur/1.a:2,FS", "cur/.hidden", "cur/10.d:2,", "new/3.c", "cur/3.c:2,", "cur/:2,S", "new/x\ny"]);
         std::fs::create_dir(dir.path().join("cur/9.directory")).expect("writable");
         let scan = scan(dir.path(), &list("4 :1.a\n7 :2.b\n8 :gone\n")).expect("readable");
         assert_eq!(scan.places.get(4), Some((Dir::Cur, &b":2,FS"[..])));

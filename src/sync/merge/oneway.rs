@@ -1,6 +1,6 @@
 //! `sync -1`: the destination gets what the source has and keeps what only it has; the source stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::twoway::{both, stays};
 use super::{Common, Facts, Merged, Outcome};
@@ -23,8 +23,17 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, master_is_source:
     let mut mails: Vec<Merged> =
         common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
 
+    // Instances of one mail: those of equal UID belong together, the others in their order.
+    let twin = |s: usize| {
+        let item = &source.items[s];
+        dest.items
+            .binary_search_by_key(&item.uid, |i| i.uid)
+            .ok()
+            .filter(|&d| item.guid.is_some() && dest.items[d].guid == item.guid)
+    };
+    let twins: HashSet<usize> = new_source.iter().filter_map(|&s| twin(s)).collect();
     let mut by_guid: HashMap<Guid128, Vec<usize>> = HashMap::new();
-    for &d in new_dest.iter().rev() {
+    for &d in new_dest.iter().rev().filter(|d| !twins.contains(d)) {
         if let Some(guid) = dest.items[d].guid {
             by_guid.entry(guid).or_default().push(d);
         }
@@ -34,7 +43,7 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, master_is_source:
     for &s in new_source {
         let item = &source.items[s];
         let Some(guid) = item.guid else { continue };
-        if let Some(d) = by_guid.get_mut(&guid).and_then(Vec::pop) {
+        if let Some(d) = twin(s).or_else(|| by_guid.get_mut(&guid).and_then(Vec::pop)) {
             paired[d] = true;
             let (a, b) = if master_is_source { (item, &dest.items[d]) } else { (&dest.items[d], item) };
             mails.push(both(a, b, dest.items[d].uid, modseq));

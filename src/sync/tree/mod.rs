@@ -1,6 +1,14 @@
 //! Which mailboxes the two sides shall have: facts in, actions for the own store out.
 
+mod arena;
+mod disk;
+mod log;
+mod merge;
+mod rename;
 mod types;
+
+#[cfg(test)]
+mod vectors;
 
 pub use types::{Note, NoteKind, Paired, Peer, Plan, Side, TreeAction, TreeError, TreeOptions};
 

@@ -416,7 +416,8 @@ mod tests {
     #[test]
     fn unknown_fields_stay_invalid_ones_go() {
         // corpus/maildir/expected.json, unknown-keys and empty-guid-ext
-        let list = ok(b"3 V1234 N5 G00112233445566778899aabbccddeeff Xfoo Zbar\n1 Ax Bz zlow :a\n2 Gabc  Ppop O3 S10 W12 :b\n3 G :c\n");
+        let list =
+            ok(b"3 V1234 N5 G00112233445566778899aabbccddeeff Xfoo Zbar\n1 Ax Bz zlow :a\n2 Gabc  Ppop O3 S10 W12 :b\n3 G :c\n");
         assert!(list.needs_rewrite());
         assert_eq!(
             list.serialize(),

@@ -1,0 +1,110 @@
+//! The mails of a mailbox as its index has them at one moment, and what was learned of them from their files.
+
+use crate::index::State;
+use crate::mail::{Facts, Identity, Mail, MailGuid, ModSeq, Status, Timestamp, Uid};
+use crate::store::dbox::{IndexHeader, Pop3};
+
+/// Index record flag: the mail is in the alternative storage (dbox.md 2.2).
+pub(super) const IN_ALT: u8 = 0x40;
+
+/// What is wrong with an index that is readable as such. Dovecot would rebuild; we change nothing (dbox.md 6.4).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadIndex {
+    #[error("has no mailbox GUID; the mailbox needs `doveadm force-resync`")]
+    NoGuid,
+    #[error("has no UIDVALIDITY; the mailbox needs `doveadm force-resync`")]
+    NoUidValidity,
+}
+
+/// The extension `dbox-hdr`, if it is usable.
+pub(super) fn header(state: &State) -> Result<IndexHeader, BadIndex> {
+    state
+        .ext(IndexHeader::SDBOX)
+        .and_then(|ext| IndexHeader::parse(state.ext_header(ext)))
+        .filter(|h| h.guid.is_some())
+        .ok_or(BadIndex::NoGuid)
+}
+
+/// Which POP3 values count.
+pub(super) fn pop3(state: &State, header: &IndexHeader) -> Pop3 {
+    Pop3::new(header, state.ext(Pop3::EXTENSION).map(|ext| state.ext_header(ext)))
+}
+
+/// GUID, UIDVALIDITY and UIDNEXT.
+pub(super) fn identity(state: &State) -> Result<Identity, BadIndex> {
+    let guid = header(state)?.guid.ok_or(BadIndex::NoGuid)?;
+    let uidvalidity = state.uid_validity().ok_or(BadIndex::NoUidValidity)?;
+    Ok(Identity { guid, uidvalidity, uid_next: state.next_uid() })
+}
+
+/// What a mail's file told, once it was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub guid: MailGuid,
+    pub facts: Facts,
+}
+
+/// A view: it stays as it is while others change the mailbox.
+#[derive(Debug)]
+pub(super) struct View {
+    pub mails: Vec<Mail>,
+    pub status: Status,
+    pub pop3: Pop3,
+    /// One for each of `mails`, filled as files are opened.
+    known: Vec<Option<Box<Known>>>,
+}
+
+impl View {
+    /// What the state shows. What `old` knew of mails that are still there is kept: a file's content never changes.
+    pub fn of(state: &State, old: Option<Self>) -> Result<Self, BadIndex> {
+        let identity = identity(state)?;
+        let header = header(state)?;
+        let mails: Vec<Mail> = (0..state.len())
+            .map(|row| Mail {
+                uid: state.uid(row),
+                flags: state.flags(row),
+                keywords: state.keywords(row).clone(),
+                modseq: state.modseq(row),
+            })
+            .collect();
+        let status = Status {
+            identity,
+            messages: u32::try_from(mails.len()).unwrap_or(u32::MAX),
+            first_recent: state.first_recent(),
+            highest_modseq: state.highest_modseq(),
+            highest_private_modseq: ModSeq(0),
+        };
+        let pop3 = pop3(state, &header);
+        let mut known = vec![None; mails.len()];
+        if let Some(old) = old.filter(|old| old.status.identity.uidvalidity == identity.uidvalidity && old.pop3 == pop3) {
+            let mut rest = known.iter_mut().zip(&mails).peekable();
+            for (mail, entry) in old.mails.iter().zip(old.known).filter(|(_, k)| k.is_some()) {
+                while rest.next_if(|(_, m)| m.uid < mail.uid).is_some() {}
+                if let Some((slot, _)) = rest.next_if(|(_, m)| m.uid == mail.uid) {
+                    *slot = entry;
+                }
+            }
+        }
+        Ok(Self { mails, status, pop3, known })
+    }
+
+    /// The row of a mail.
+    pub fn row(&self, uid: Uid) -> Option<usize> {
+        self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
+    }
+
+    pub fn known(&self, row: usize) -> Option<&Known> {
+        self.known.get(row)?.as_deref()
+    }
+
+    pub fn learn(&mut self, row: usize, known: Known) {
+        if let Some(slot) = self.known.get_mut(row) {
+            *slot = Some(Box::new(known));
+        }
+    }
+}
+
+/// A saved date of 0 is "not known".
+pub(super) fn saved_or(cached: Option<Timestamp>, changed: Timestamp) -> Timestamp {
+    cached.filter(|t| t.0 != 0).unwrap_or(changed)
+}

@@ -1,0 +1,149 @@
+//! The 156 random histories that Dovecot 2.3.19.1 has played (tests/fixtures/sync/tree-vectors.json.gz): what it did in its
+//! first run is what we predict.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use serde_json::Value;
+
+use crate::mail::{MailboxGuid, MailboxName, NameHash, Uid, UidValidity};
+
+use super::arena::{Arena, Mailbox, ROOT, State};
+use super::disk::Disk;
+use super::log::{self, Removal, Removed};
+use super::merge::{Keep, Merge};
+
+pub(super) type Names = BTreeMap<String, Option<String>>;
+
+pub(super) struct Vector(pub Value);
+
+impl Vector {
+    pub fn all() -> Vec<Self> {
+        let packed = include_bytes!("../../../tests/fixtures/sync/tree-vectors.json.gz");
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("the fixture is gzip");
+        let Ok(Value::Array(all)) = serde_json::from_str(&text) else { panic!("the fixture is a list") };
+        all.into_iter().map(Self).collect()
+    }
+
+    pub fn keep(&self, side: &str) -> Keep {
+        match (self.0["command"].as_str(), side) {
+            (Some("sync"), _) => Keep::Both,
+            (Some("backup"), "A") | (Some("backup -R"), "B") => Keep::Local,
+            _ => Keep::Remote,
+        }
+    }
+
+    /// The outcome of run `n` at a side.
+    pub fn after(&self, n: usize, side: &str) -> (Names, BTreeSet<String>) {
+        let runs = self.0["runs"].as_array().expect("runs");
+        let run = runs[..=n].iter().rev().find(|r| r.get(side).is_some()).expect("the first run tells all");
+        let names = run[side].as_object().expect("names").iter();
+        let names = names.map(|(k, v)| (k.clone(), v.as_str().map(str::to_owned))).collect();
+        let subscribed = run[format!("{side}_subscriptions")].as_array().expect("list").iter();
+        (names, subscribed.map(|v| v.as_str().expect("name").to_owned()).collect())
+    }
+}
+
+fn guid(v: &Value) -> Option<MailboxGuid> {
+    let bytes = hex::decode(v.as_str()?).ok()?;
+    MailboxGuid::new(bytes.try_into().ok()?)
+}
+
+fn levels(v: &Value) -> Vec<String> {
+    v.as_str().expect("a name").split('/').map(str::to_owned).collect()
+}
+
+fn arena(v: &Value) -> Arena {
+    let mut tree = Arena::new();
+    for row in v["nodes"].as_array().expect("nodes") {
+        let path = levels(&row[0]);
+        let n = tree.make(path.iter().map(String::as_str));
+        let number = |i: usize| u32::try_from(row[i].as_u64().expect("number")).expect("32 bits");
+        let mailbox = guid(&row[2]).map(|guid| Mailbox {
+            guid,
+            uidvalidity: UidValidity::new(number(3)).expect("set"),
+            uid_next: Uid::new(number(4)).expect("set"),
+        });
+        tree.set_mailbox(n, mailbox);
+        let node = tree.node_mut(n);
+        node.state = if row[1] == "y" { State::Exists } else { State::Nonexistent };
+        node.time = number(5).into();
+        node.subscribed = number(6) == 1;
+        node.subscription_time = number(7).into();
+    }
+    tree
+}
+
+fn removals(v: &Value, seen_in: &Arena) -> Vec<Removal> {
+    let by_hash: BTreeMap<String, Vec<String>> = seen_in
+        .subtree(ROOT)
+        .into_iter()
+        .skip(1)
+        .map(|n| seen_in.path(n))
+        .map(|p| (hex::encode(NameHash::of(&p.join("/")).0), p))
+        .collect();
+    let rows = v["deletes"].as_array().expect("deletes").iter();
+    rows.filter_map(|row| {
+        let key = row[1].as_str().expect("key");
+        let what = match row[0].as_str() {
+            Some("mailbox") => Removed::Mailbox(guid(&row[1])?),
+            Some("dir") => Removed::Directory(by_hash.get(key)?.clone()),
+            _ => Removed::Subscription(by_hash.get(key)?.clone()),
+        };
+        Some(Removal { what, time: row[2].as_u64().expect("time") })
+    })
+    .collect()
+}
+
+/// Dovecot's merge as this side makes it.
+pub(super) fn merged(v: &Vector, side: &str) -> Merge {
+    let other = if side == "A" { "B" } else { "A" };
+    let mut trees = [arena(&v.0[side]), arena(&v.0[other])];
+    let mine = removals(&v.0[side], &trees[1]);
+    let theirs = removals(&v.0[other], &trees[0]);
+    log::apply(&mut trees, &mine, &theirs);
+    let [local, remote] = trees;
+    let mut merge = Merge::new(local, remote, v.keep(side));
+    merge.run().expect("it ends");
+    merge
+}
+
+/// What is on disk before.
+fn disk(v: &Value) -> Disk {
+    let mut disk = Disk::default();
+    for (name, content) in v["mailboxes"].as_object().expect("mailboxes") {
+        disk.names.insert(MailboxName::parse(name, '/').expect("a name"), guid(content));
+    }
+    for name in v["subscriptions"].as_array().expect("list") {
+        disk.subscribed.insert(MailboxName::parse(name.as_str().expect("a name"), '/').expect("a name"));
+    }
+    disk
+}
+
+fn shown(disk: &Disk) -> (Names, BTreeSet<String>) {
+    let names = disk.names.iter().map(|(n, g)| (n.to_string(), g.map(|g| g.to_string()))).collect();
+    (names, disk.subscribed.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn dovecots_first_run_is_predicted_exactly() {
+    let mut wrong = Vec::new();
+    for v in Vector::all() {
+        for side in ["A", "B"] {
+            let merge = merged(&v, side);
+            let mut disk = disk(&v.0[side]);
+            for change in &merge.changes {
+                let _ = disk.apply(change, v.keep(side) == Keep::Remote);
+            }
+            let (got, want) = (shown(&disk), v.after(0, side));
+            if got != want {
+                wrong.push(format!(
+                    "{}{side} {}\n  {:?}\n  got {got:?}\n want {want:?}",
+                    v.0["id"], v.0["command"], merge.changes
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
