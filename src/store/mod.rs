@@ -3,6 +3,7 @@
 pub mod dbox;
 pub mod decode;
 pub mod format;
+mod formats;
 pub mod list;
 pub mod local;
 pub mod maildir;
@@ -10,4 +11,5 @@ pub mod mdbox;
 pub mod sdbox;
 mod settings;
 
+pub use formats::open;
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};

@@ -174,6 +174,8 @@ impl LocalStore {
         NameRules {
             separator: lists.first().map_or('/', |l| l.names.separator),
             alt: self.settings.alt_char,
+            no_directories: lists.iter().any(|l| l.location.layout.is_flat()),
+            inbox_moves: lists.iter().filter(|l| l.names.inbox).all(|l| !l.location.dirname.is_empty()),
             namespaces: lists.iter().map(|l| l.names.rules()).collect(),
         }
     }

@@ -59,11 +59,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
     Ok(saved.into_iter().flatten().collect())
 }
 
-fn publish_and_log(
-    mailbox: &mut SdboxMailbox,
-    staged: &mut [Staged],
-    published: &mut BTreeMap<Uid, Published>,
-) -> Result<()> {
+fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &mut BTreeMap<Uid, Published>) -> Result<()> {
     let SdboxMailbox { index, files, place, settings, view, cache, .. } = mailbox;
     let identity = view.status.identity;
     let mut locked = index.lock()?;

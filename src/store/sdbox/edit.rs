@@ -31,7 +31,9 @@ pub(super) fn edit(mailbox: &mut SdboxMailbox, edits: &[Edit]) -> Result<()> {
     // What is known of the others without opening them.
     let expected: Vec<Option<Guid128>> = edits
         .iter()
-        .map(|e| e.expect.and_then(|_| victims.iter().find(|v| v.uid == e.uid).map(|v| v.guid).or_else(|| cheap_guid(mailbox, e.uid))))
+        .map(|e| {
+            e.expect.and_then(|_| victims.iter().find(|v| v.uid == e.uid).map(|v| v.guid).or_else(|| cheap_guid(mailbox, e.uid)))
+        })
         .collect();
 
     let mut gone = HashSet::new();
