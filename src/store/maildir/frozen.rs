@@ -50,7 +50,7 @@ impl Core {
         };
         let highest = state.map_or(ModSeq(0), State::highest_modseq);
         let mut mails: BTreeMap<u32, Mail> =
-            state.into_iter().flat_map(view).map(|mail| (mail.uid.get(), mail)).collect();
+            state.into_iter().flat_map(State::mails).map(|mail| (mail.uid.get(), mail)).collect();
         for step in steps {
             let (uid, flags, keywords) = match step {
                 Step::Forget { uid } | Step::Unlink { uid } => {
@@ -117,14 +117,4 @@ impl Core {
             MailboxGuid::new(guid).unwrap_or_else(MailboxGuid::generate),
         )
     }
-}
-
-/// The mails of an index, as the contract has them.
-pub(super) fn view(state: &State) -> impl Iterator<Item = Mail> + '_ {
-    (0..state.len()).map(|row| Mail {
-        uid: state.uid(row),
-        flags: state.flags(row),
-        keywords: state.keywords(row).clone(),
-        modseq: state.modseq(row),
-    })
 }
