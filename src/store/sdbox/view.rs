@@ -88,6 +88,11 @@ impl View {
         Ok(Self { mails, status, pop3, known })
     }
 
+    /// A view of nothing, of the same mailbox.
+    pub const fn empty_of(other: &Self) -> Self {
+        Self { mails: Vec::new(), status: other.status, pop3: other.pop3, known: Vec::new() }
+    }
+
     /// The row of a mail.
     pub fn row(&self, uid: Uid) -> Option<usize> {
         self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
