@@ -42,6 +42,18 @@ struct Site {
     begun: bool,
 }
 
+impl Site {
+    /// There is a mailbox at this place. A dbox whose directory has been made, but nothing in it, is none yet: whoever was
+    /// making it did not come to its end.
+    fn exists(&self, place: &Place) -> bool {
+        let begun = || {
+            index::Files::new(&place.index, index::Files::MAILBOX).exist()
+                || std::fs::read_dir(&place.mailbox).is_ok_and(|mut d| d.next().is_some())
+        };
+        self.format.exists(place) && (!self.location.driver.is_dbox() || begun())
+    }
+}
+
 /// One user's mail on disk.
 pub struct LocalStore {
     spaces: Vec<Space>,
@@ -110,7 +122,7 @@ impl LocalStore {
         let place = self.place(target)?;
         // In a flat layout every directory is a mailbox, except the root.
         let by_directory = list.location.layout.is_flat() && !target.entry.stored.inbox && place.mailbox.is_dir();
-        Ok(by_directory || self.sites[site].format.exists(&place))
+        Ok(by_directory || self.sites[site].exists(&place))
     }
 
     /// Where a name leads, whether or not there is anything.
@@ -180,6 +192,9 @@ impl Store for LocalStore {
         sites.into_iter().try_for_each(|site| self.sites[site].format.purge())
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The files of a list's index, and how they are opened.
 fn list_index(list: &List, settings: &Settings) -> Option<(index::Files, index::Options)> {

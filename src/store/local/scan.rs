@@ -67,8 +67,8 @@ impl LocalStore {
         if list.location.layout == Layout::Index {
             return self.listing_of_index(space);
         }
-        let format = &self.sites[self.spaces[space].site()?].format;
-        let exists = |stored: &Stored| list.place(&MailboxName::inbox(), stored, None).is_ok_and(|place| format.exists(&place));
+        let site = &self.sites[self.spaces[space].site()?];
+        let exists = |stored: &Stored| list.place(&MailboxName::inbox(), stored, None).is_ok_and(|place| site.exists(&place));
         match list.walk(&exists) {
             // Whether that is right was looked at before.
             Err(e) if e.class() == Class::NotFound && !list.location.root.exists() => Ok(Listing::default()),

@@ -174,8 +174,8 @@ impl LocalStore {
         NameRules {
             separator: lists.first().map_or('/', |l| l.names.separator),
             alt: self.settings.alt_char,
-            no_directories: lists.iter().any(|l| l.location.layout.is_flat()),
-            inbox_moves: lists.iter().filter(|l| l.names.inbox).all(|l| !l.location.dirname.is_empty()),
+            no_directories: !lists.is_empty() && lists.iter().all(|l| l.names.flat),
+            inbox_moves: lists.iter().any(|l| l.names.inbox && l.inbox_moves()),
             namespaces: lists.iter().map(|l| l.names.rules()).collect(),
         }
     }

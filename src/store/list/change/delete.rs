@@ -70,8 +70,8 @@ impl List {
             }
             Err(e) => return Err(e.into()),
         }
-        for dir in paths.separate().iter().chain(&paths.alt_dir) {
-            let _ = fs::rmdir(dir);
+        for dir in self.trees(stored) {
+            let _ = fs::rmdir(&dir);
         }
         Ok(())
     }

@@ -86,19 +86,6 @@ impl List {
         }
         Ok(())
     }
-
-    /// The directories in separate roots that belong to a name with all that is below it.
-    fn trees(&self, stored: &Stored) -> Vec<PathBuf> {
-        let paths = self.location.paths(stored);
-        let mut out = paths.separate();
-        if self.location.full_dirname {
-            for dir in &mut out {
-                dir.pop();
-            }
-        }
-        out.extend(paths.alt_dir);
-        out
-    }
 }
 
 /// Makes a second tree of the same files. `false` where the file system has no hard links: then nothing was made.
