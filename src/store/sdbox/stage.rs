@@ -174,4 +174,3 @@ pub(super) fn same_metadata(mail: &NewMail, metadata: &Metadata) -> bool {
         && metadata.pop3_uidl() == mail.pop3_uidl.clone().filter(|u| !u.is_empty())
         && metadata.pop3_order() == mail.pop3_order
 }
-
