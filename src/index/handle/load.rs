@@ -68,7 +68,7 @@ pub(super) fn open_head(files: &Files) -> Result<Opened> {
     open_file(&files.log())
 }
 
-fn open_file(path: &Path) -> Result<Opened> {
+pub(super) fn open_file(path: &Path) -> Result<Opened> {
     let (file, writable) = match open_log(path) {
         Ok(opened) => opened,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Opened::Gone),
@@ -195,11 +195,16 @@ impl Loader<'_> {
 fn advance(state: &mut State, log: &Head) -> Result<()> {
     let h = log.header;
     let position = state.position();
+    let end = log.look()?.0;
+    if position.offset < u32::from(h.size) || u64::from(position.offset) > end {
+        let what = format!("the snapshot goes on at {}, the log ends at {end}", position.offset);
+        return Err(Damage::new(DamageClass::NeedsFsck, &log.path, u64::from(position.offset), what).into());
+    }
     let known = state.counter > 0;
     let counted = state.modseq_header().filter(|(_, at)| at.seq == h.file_seq && at.offset <= position.offset);
     // Requests behind the tail, and the modseq counter, may need an earlier look than the records themselves.
     let first = u32::from(h.size);
-    let tail = state.tail().clamp(first, position.offset.max(first));
+    let tail = state.tail().clamp(first, position.offset);
     let (counter, from) = match counted {
         _ if known => (state.counter, position.offset),
         Some((highest, at)) if highest > 0 && at.offset >= first => (highest, at.offset),
@@ -211,11 +216,6 @@ fn advance(state: &mut State, log: &Head) -> Result<()> {
         let (from, to) = ((from - read_at) as usize, (to - read_at) as usize);
         bytes.get(from..to.max(from))
     };
-    let end = u64::from(read_at) + bytes.len() as u64;
-    if position.offset < first || u64::from(position.offset) > end {
-        let what = format!("the snapshot goes on at {}, the log ends at {end}", position.offset);
-        return Err(Damage::new(DamageClass::NeedsFsck, &log.path, u64::from(position.offset), what).into());
-    }
     if !known {
         let skipped = slice(from, position.offset).unwrap_or(&[]);
         state.counter = count(log.source(), skipped, from, counter)?;

@@ -23,6 +23,7 @@ use super::settings::Settings;
 use super::state::{DeletedMark, Source, State};
 
 pub use create::Created;
+pub(super) use load::step;
 pub use locked::{Durability, Locked};
 
 /// How an index is opened.
@@ -90,6 +91,20 @@ pub struct Index {
     snapshot: Option<super::state::Position>,
 }
 
+/// A whole log in memory.
+#[derive(Debug)]
+pub(super) struct LogText {
+    pub path: PathBuf,
+    pub header: Header,
+    pub bytes: Vec<u8>,
+}
+
+impl LogText {
+    pub fn source(&self) -> Source<'_> {
+        Source { path: &self.path, minor: self.header.minor, seq: self.header.file_seq }
+    }
+}
+
 impl Index {
     /// Opens an index and reads it.
     ///
@@ -138,6 +153,24 @@ impl Index {
             Err(e) => return Err(Error::read(&self.head.path, e)),
         }
         Ok(self.state.position() != before)
+    }
+
+    /// The logs that are still there, the oldest first.
+    pub(super) fn logs(&self) -> Result<Vec<LogText>> {
+        let head = self.head.header;
+        let mut logs = Vec::new();
+        let text = |log: &Head| -> Result<LogText> {
+            let bytes = load::read_from(&log.file, &log.path, 0)?;
+            Ok(LogText { path: log.path.clone(), header: log.header, bytes })
+        };
+        if head.prev_seq != 0
+            && let load::Opened::Head(old) = load::open_file(&self.files.log2())?
+            && (old.header.indexid, old.header.file_seq) == (head.indexid, head.prev_seq)
+        {
+            logs.push(text(&old)?);
+        }
+        logs.push(text(&self.head)?);
+        Ok(logs)
     }
 
     /// Reads everything anew.

@@ -26,7 +26,7 @@ fn bad(what: impl Into<String>) -> Bad {
 
 /// The payload consists of entries of this size, of one at least.
 fn entries(payload: &[u8], size: usize, what: &str) -> Result<(), Bad> {
-    if payload.is_empty() || payload.len() % size != 0 {
+    if payload.is_empty() || !payload.len().is_multiple_of(size) {
         return Err(bad(format!("{what} record of {} bytes", payload.len())));
     }
     Ok(())
@@ -322,7 +322,7 @@ pub(in crate::index) mod put {
 
     /// Zeros up to a multiple of 4 from `start`.
     pub fn pad(out: &mut Vec<u8>, start: usize) {
-        while (out.len() - start) % 4 != 0 {
+        while !(out.len() - start).is_multiple_of(4) {
             out.push(0);
         }
     }

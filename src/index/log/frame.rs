@@ -110,7 +110,7 @@ impl Header {
         if h.major != 1 {
             return Err(format!("major version {} is not 1", h.major));
         }
-        if h.size < 24 || h.size % 4 != 0 {
+        if h.size < 24 || !h.size.is_multiple_of(4) {
             return Err(format!("header size {}", h.size));
         }
         if bytes.len() < usize::from(h.size) {

@@ -234,7 +234,7 @@ impl State {
         };
         if used > ext.header.len() || bytes > usize::from(ext.record_size) {
             ext.header.resize(used.next_multiple_of(4) + 128, 0);
-            let size = if bytes % 4 == 0 { bytes } else { bytes + 1 };
+            let size = if bytes.is_multiple_of(4) { bytes } else { bytes + 1 };
             ext.record_size = u16::try_from(size).unwrap_or(u16::MAX);
         }
         id
@@ -329,7 +329,8 @@ impl State {
         if headers + hdr_size > 1 << 25 || others + usize::from(size) >= 1 << 16 || !fits(rows, others + usize::from(size)) {
             return Err(Bad::Replay("extensions larger than can be".into()));
         }
-        if hdr_size > e.header.len() || !intro.keep {
+        // Headers are compared by the room that they take in a snapshot.
+        if !(intro.keep && hdr_size.next_multiple_of(8) < e.header.len().next_multiple_of(8)) {
             e.header.resize(hdr_size, 0);
         }
         if intro.record_size > 0 {
@@ -390,7 +391,7 @@ impl State {
             }
         };
         let stride = (4 + size).next_multiple_of(4);
-        if payload.is_empty() || payload.len() % stride != 0 {
+        if payload.is_empty() || !payload.len().is_multiple_of(stride) {
             return Err(Bad::Replay(format!("extension records of {} bytes", payload.len())));
         }
         let next_uid = self.field(Field::NEXT_UID);

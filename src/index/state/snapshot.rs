@@ -103,7 +103,7 @@ impl State {
             if size > 0 {
                 let a = usize::from(align);
                 let fine = (1..=8).contains(&a) && size < 1 << 15 && offset >= 5 && offset + usize::from(size) <= record_size;
-                if !fine || offset % a != 0 || record_size % a != 0 {
+                if !fine || offset % a != 0 || !record_size.is_multiple_of(a) {
                     return Err(bad("records at an impossible place"));
                 }
             }
