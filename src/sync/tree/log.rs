@@ -58,6 +58,8 @@ pub(super) fn resolve(deletions: &[Deletion], by: &Facts<'_>, seen_by: &Facts<'_
     let resolved = deletions.iter().filter_map(|deletion| {
         let what = match deletion.key {
             DeletionKey::Mailbox(guid) => Removed::Mailbox(guid),
+            // A layout without directories writes this with every mailbox that it deletes.
+            DeletionKey::Directory(_) if by.rules.no_directories => return None,
             DeletionKey::Directory(hash) => {
                 let id = hashes.names.get(&hash).or_else(|| hashes.storage_names.get(&hash))?;
                 Removed::Directory(seen_by.tree.path(*id))

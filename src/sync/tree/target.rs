@@ -106,7 +106,7 @@ pub(super) fn merged(input: &Input<'_, '_>) -> Result<Target, TreeError> {
     // Whatever the merge does with a tie, it must not depend on whose point of view this is.
     let first = usize::from(digest(&input.facts[0].tree) > digest(&input.facts[1].tree));
     let (mut merge, removed) = prepared(input, first);
-    merge.directories_move = false;
+    merge.as_dovecot = false;
     let before = [L, R].map(|t| subscriptions(&merge.trees[t]));
     merge.run().map_err(|Stuck| TreeError::Stuck)?;
 
