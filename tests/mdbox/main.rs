@@ -2,6 +2,7 @@
 
 mod common;
 mod corpus;
+mod faults;
 mod judge;
 mod lab;
 mod live;
