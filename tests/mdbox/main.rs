@@ -6,3 +6,4 @@ mod faults;
 mod judge;
 mod lab;
 mod live;
+mod together;
