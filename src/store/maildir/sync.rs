@@ -145,7 +145,7 @@ impl Core {
             return Ok(Round::Again);
         }
         number(&mut taken.list, &mut scan, self.mailbox())?;
-        self.drop_stale_lines(&mut taken, &scan);
+        self.drop_stale_lines(&mut taken, &scan)?;
 
         let mut table = self.keywords.read()?;
         let before = table.clone();
@@ -198,14 +198,18 @@ impl Core {
     }
 
     /// Lines of files that are long gone (5.3). A line that the index still needs stays.
-    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) {
+    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) -> Result<()> {
         let (lines, live) = (taken.list.len(), scan.places.len());
         if lines == live || !(taken.list.needs_rewrite() || lines * 75 / 100 >= live) {
-            return;
+            return Ok(());
         }
-        let Some(state) = self.index.as_ref().map(Index::state) else { return };
-        let needed = |uid: u32| Uid::new(uid).is_some_and(|uid| uid >= state.next_uid() || state.row(uid).is_some());
-        taken.list.retain(|_, entry| scan.places.get(entry.uid).is_some() || needed(entry.uid));
+        // A file can be hidden from one look by being renamed in that moment.
+        let again = scan::scan(self.mailbox(), &taken.list)?;
+        let there = |uid: u32| scan.places.get(uid).is_some() || again.places.get(uid).is_some();
+        let state = self.index.as_ref().map(Index::state);
+        let indexed = |uid: u32| Uid::new(uid).is_some_and(|uid| state.is_some_and(|s| s.row(uid).is_some()));
+        taken.list.retain(|_, entry| there(entry.uid) || indexed(entry.uid));
+        Ok(())
     }
 
     /// Makes the index if there is none.
