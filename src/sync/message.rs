@@ -63,8 +63,8 @@ pub struct Offer {
     pub digest: [u8; 20],
     /// Some mails cannot be read: the digest proves nothing.
     pub doubtful: bool,
-    /// The store keeps attributes.
-    pub attributes: bool,
+    /// Digest over all attributes; none where the store keeps none.
+    pub attributes: Option<[u8; 20]>,
 }
 
 /// Attributes of a mailbox.

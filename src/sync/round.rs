@@ -165,10 +165,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn is_source(&self) -> bool {
-        match self.options.mode {
-            Mode::TwoWay => false,
-            Mode::OneWay(s) | Mode::Backup(s) => (s == Source::Master) == (self.side == Side::Master),
-        }
+        self.options.mode.is_source(self.side)
     }
 
     /// After a run without disturbance both sides have the same mails.
@@ -634,7 +631,7 @@ pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
         capabilities: mailbox.capabilities(),
         digest: facts::digest(mailbox.mails(), Some(&guids.all)),
         doubtful: guids.all.iter().any(Option::is_none),
-        attributes: false,
+        attributes: None,
     }
 }
 

@@ -50,7 +50,9 @@ pub enum Error {
     #[error("User doesn't exist")]
     NotFound,
     /// The user has to be looked up, and that is not built yet.
-    #[error("User lookup failed: the configuration has a userdb, and asking it (or Dovecot's auth process) is not supported yet; without -u the mail of USER in HOME is used")]
+    #[error(
+        "User lookup failed: the configuration has a userdb, and asking it (or Dovecot's auth process) is not supported yet; without -u the mail of USER in HOME is used"
+    )]
     LookupNeeded,
     /// The home is not absolute.
     #[error("Relative home directory paths not supported: {0}")]
@@ -103,9 +105,7 @@ impl User {
         }
         let mut system = None;
         let (name, home) = match who {
-            Who::Current { name, home } if home.is_some() && !config.is_overridden("mail_home") => {
-                (name, home.clone())
-            }
+            Who::Current { name, home } if home.is_some() && !config.is_overridden("mail_home") => (name, home.clone()),
             Who::Current { name, .. } => (name, None),
             Who::Named(name) => {
                 if config.count("userdb") > 0 {
@@ -129,9 +129,8 @@ impl User {
         let home = match home {
             Some(home) => Some(home),
             None => {
-                let home = config
-                    .expanded("mail_home", &vars)
-                    .map_err(|source| Error::Expand { setting: "mail_home", source })?;
+                let home =
+                    config.expanded("mail_home", &vars).map_err(|source| Error::Expand { setting: "mail_home", source })?;
                 Some(PathBuf::from(home)).filter(|h| !h.as_os_str().is_empty())
             }
         };
@@ -219,19 +218,10 @@ mod tests {
             "Mail access for users with GID 0 not permitted (see first_valid_gid in config file, gid from mail_gid setting)."
         );
         assert_eq!(error(&["mail_uid=nosuchuser", IDS[1]]), "Unknown UNIX UID user: nosuchuser (from mail_uid setting)");
-        assert_eq!(
-            error(&["mail_uid=0", "first_valid_uid=0", IDS[1]]),
-            "Mail access not allowed for root"
-        );
+        assert_eq!(error(&["mail_uid=0", "first_valid_uid=0", IDS[1]]), "Mail access not allowed for root");
         if nix::unistd::geteuid().is_root() {
-            assert_eq!(
-                error(&["mail_gid=1000"]),
-                "Couldn't drop privileges: User is missing UID (see mail_uid setting)"
-            );
-            assert_eq!(
-                error(&["mail_uid=1000"]),
-                "Couldn't drop privileges: User is missing GID (see mail_gid setting)"
-            );
+            assert_eq!(error(&["mail_gid=1000"]), "Couldn't drop privileges: User is missing UID (see mail_uid setting)");
+            assert_eq!(error(&["mail_uid=1000"]), "Couldn't drop privileges: User is missing GID (see mail_gid setting)");
         }
     }
 

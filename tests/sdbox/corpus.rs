@@ -65,10 +65,8 @@ fn check(name: &str, expected_name: &str, settings: &Settings) {
     let dir = scratch(name);
     let root = dir.path().join("mail");
     let before = contents(dir.path());
-    let mut format = Sdbox::new(Settings {
-        attachment_dir: Some(dir.path().join("attach")).filter(|d| d.is_dir()),
-        ..settings.clone()
-    });
+    let mut format =
+        Sdbox::new(Settings { attachment_dir: Some(dir.path().join("attach")).filter(|d| d.is_dir()), ..settings.clone() });
     let alt = Some(dir.path().join("alt")).filter(|d| d.is_dir());
     let expected = expected(expected_name);
     let boxes = expected["mailboxes"].as_object().expect("mailboxes");

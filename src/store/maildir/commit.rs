@@ -293,7 +293,8 @@ impl Core {
     /// Locks, [`Class::Permission`].
     pub fn lock_for_change(&mut self) -> Result<UidlistLock> {
         if self.private_seen() {
-            let text = format!("{}: dovecot-shared mailboxes with private \\Seen flags are read only here", self.mailbox().display());
+            let text =
+                format!("{}: dovecot-shared mailboxes with private \\Seen flags are read only here", self.mailbox().display());
             return Err(Error::new(Class::NotPossible, text));
         }
         self.frozen = None;

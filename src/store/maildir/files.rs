@@ -103,13 +103,7 @@ impl Core {
         Ok(())
     }
 
-    fn rename(
-        &mut self,
-        uid: u32,
-        places: &mut Places,
-        outcome: &mut Outcome,
-        target: impl Fn(&[u8]) -> Vec<u8>,
-    ) -> Result<()> {
+    fn rename(&mut self, uid: u32, places: &mut Places, outcome: &mut Outcome, target: impl Fn(&[u8]) -> Vec<u8>) -> Result<()> {
         for round in 0..ROUNDS {
             let Some(found) = self.find(uid, places, round, &mut outcome.scanned)? else { return Ok(()) };
             let name = target(&found.name);

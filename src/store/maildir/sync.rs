@@ -112,11 +112,7 @@ impl Core {
     }
 
     fn steps(&self, scan: &Scan, list: &Uidlist, state: &State, requests: &Requests) -> Vec<Step> {
-        let rules = merge::Rules {
-            table: &self.table,
-            index_next: state.next_uid().get(),
-            private_seen: self.private_seen(),
-        };
+        let rules = merge::Rules { table: &self.table, index_next: state.next_uid().get(), private_seen: self.private_seen() };
         merge::merge(index_mails(state), file_mails(scan, list), requests, rules)
     }
 
@@ -265,7 +261,8 @@ impl Core {
         let steps = self.steps(&scan, list, locked.state(), &requests);
 
         // A file can be hidden from a look at the directory by being renamed in that moment. Two looks must miss it.
-        let forgotten: Vec<u32> = steps.iter().filter_map(|s| if let Step::Forget { uid } = s { Some(*uid) } else { None }).collect();
+        let forgotten: Vec<u32> =
+            steps.iter().filter_map(|s| if let Step::Forget { uid } = s { Some(*uid) } else { None }).collect();
         if !forgotten.iter().all(|uid| missed.binary_search(uid).is_ok()) {
             *missed = forgotten;
             return Ok(Round::Again);

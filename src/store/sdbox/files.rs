@@ -91,9 +91,10 @@ impl Files {
             (Some(_), Some(root), _) if !root.is_dir() => {
                 Some(format!("the alternative storage {} is not there (not mounted?)", root.display()))
             }
-            (None, _, Some(mark)) if std::fs::symlink_metadata(mark).is_ok() => {
-                Some(format!("not there, but {} says that there is an alternative storage; no ALT= is configured", mark.display()))
-            }
+            (None, _, Some(mark)) if std::fs::symlink_metadata(mark).is_ok() => Some(format!(
+                "not there, but {} says that there is an alternative storage; no ALT= is configured",
+                mark.display()
+            )),
             _ => None,
         }
     }
