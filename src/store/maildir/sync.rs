@@ -140,7 +140,7 @@ impl Core {
         if self.mend(&scan)? {
             return Ok(Round::Again);
         }
-        number(&mut taken.list, &mut scan, self.mailbox())?;
+        let new_from = number(&mut taken.list, &mut scan, self.mailbox())?;
         self.drop_stale_lines(&mut taken, &scan)?;
 
         let mut table = self.keywords.read()?;
@@ -152,11 +152,11 @@ impl Core {
         if self.table != before {
             self.keywords.write(&self.table)?;
         }
-        let known = taken.on_disk();
         self.uidlist.write(lock, taken)?;
 
         self.ensure_index()?;
-        let done = self.sync_index(lock, scan, known, started, missed);
+        let written = Written { started, new_from, new: scan.new_time, cur: scan.cur_time };
+        let done = self.sync_index(lock, scan, &written, missed);
         if done.is_err() {
             // Whatever was half done is found by looking again.
             self.places = None;
@@ -223,8 +223,7 @@ impl Core {
         &mut self,
         lock: &mut UidlistLock,
         scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
+        written: &Written,
         missed: &mut Vec<u32>,
     ) -> Result<Round> {
         let mut index = self.index.take().expect("holds because ensure_index was called");
@@ -235,7 +234,7 @@ impl Core {
                 return Err(e.into());
             }
         };
-        let done = self.sync_locked_index(lock, &mut locked, scan, known_lines, started, missed);
+        let done = self.sync_locked_index(lock, &mut locked, scan, written, missed);
         drop(locked);
         self.index = Some(index);
         done
@@ -246,8 +245,7 @@ impl Core {
         lock: &mut UidlistLock,
         locked: &mut Locked<'_>,
         scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
+        written: &Written,
         missed: &mut Vec<u32>,
     ) -> Result<Round> {
         self.agree_on_uidvalidity(locked)?;
@@ -284,8 +282,7 @@ impl Core {
         });
         let changes: Vec<_> = changes.collect();
         let outcome = self.carry_out(&changes, &mut places, lock)?;
-        let written = Written { started, known_lines, new: scan.new_time, cur: scan.cur_time };
-        let done = self.write_index(locked, &steps, &outcome, &written);
+        let done = self.write_index(locked, &steps, &outcome, written);
         self.places = Some(places);
         done?;
         Ok(if changes.is_empty() { Round::Done } else { Round::Again })
@@ -335,7 +332,6 @@ impl Core {
 
     fn write_index(&self, locked: &mut Locked<'_>, steps: &[Step], outcome: &Outcome, written: &Written) -> Result<()> {
         let list = self.uidlist.list().expect("holds because it was just written");
-        let new_from = list.get(written.known_lines).map_or(u32::MAX, |e| e.uid);
         let mut batch = Batch::new(locked);
         let mut first_recent = 0;
         for step in steps {
@@ -345,7 +341,7 @@ impl Core {
                     batch.tx.append(uid, flags.bits());
                     batch.tx.keywords(uid, keywords);
                     // Mails that the uidlist had before are not \Recent (2.4).
-                    if uid.get() < new_from {
+                    if uid.get() < written.new_from {
                         first_recent = uid.next().get();
                     }
                 }
@@ -399,9 +395,11 @@ impl Core {
     }
 }
 
+/// What a scan saw, and what it led to.
 struct Written {
     started: SystemTime,
-    known_lines: usize,
+    // Mails from this UID on are new to the uidlist.
+    new_from: u32,
     new: DirTime,
     cur: DirTime,
 }
@@ -483,14 +481,15 @@ pub(super) fn guid128(list: &Uidlist, uid: Uid) -> Guid128 {
     list.find(uid.get()).and_then(|e| MailGuid::new(e.guid())).map_or(Guid128::ZERO, |guid| guid.to_128())
 }
 
-/// Gives UIDs to the unknown files of a scan, in their order.
-pub(super) fn number(list: &mut Uidlist, scan: &mut Scan, mailbox: &std::path::Path) -> Result<()> {
+/// Gives UIDs to the unknown files of a scan, in their order. Returns from which one on.
+pub(super) fn number(list: &mut Uidlist, scan: &mut Scan, mailbox: &std::path::Path) -> Result<u32> {
+    let first = list.next_uid();
     for found in std::mem::take(&mut scan.unknown) {
         let uid = list.next_uid();
         push(list, uid, b"", found.base(), mailbox)?;
         scan.places.set(uid, found.dir, &found.name[found.base().len()..]);
     }
-    Ok(())
+    Ok(first)
 }
 
 /// Adds a line.
