@@ -53,7 +53,8 @@ impl SeenBox {
 /// `false` when there is no Dovecot here; says so on stderr.
 pub fn have_dovecot() -> bool {
     let root = rustix::process::geteuid().is_root();
-    if root && Path::new(IMAP).exists() && Command::new("doveadm").arg("--version").output().is_ok_and(|o| o.status.success()) {
+    // Its exit code says nothing: there is no option that only shows the version.
+    if root && Path::new(IMAP).exists() && Command::new("doveadm").arg("help").output().is_ok() {
         return true;
     }
     eprintln!("skipped: this test needs root and Dovecot's doveadm and imap");
