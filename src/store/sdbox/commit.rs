@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::cache::NewRecord;
+use super::cache::{self, NewRecord};
 use super::create::DBOX_HDR;
 use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
@@ -59,7 +59,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
 }
 
 fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &mut BTreeMap<Uid, Published>) -> Result<()> {
-    let SdboxMailbox { index, files, place, settings, view, cache, .. } = mailbox;
+    let SdboxMailbox { index, files, place, settings, view, .. } = mailbox;
     let identity = view.status.identity;
     let mut locked = index.lock()?;
     check_writable(locked.state(), identity, place)?;
@@ -96,7 +96,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         }
     }
 
-    let offsets = cache.write(&mut locked, &cache_records(staged, published))?;
+    let offsets = cache::write(&mut locked, &cache_records(staged, published));
     let pop3 = view::header(locked.state()).map(|header| view::pop3(locked.state(), &header));
     let pop3 = pop3.map_err(|e| super::bad_index(place, e))?;
     let mut log = Log::new(locked.state(), pop3);
@@ -177,7 +177,7 @@ impl Log {
     }
 
     fn cached(&mut self, uid: Uid, offset: u32) {
-        self.open.ext_record(ExtSpec::CACHE, uid, &offset.to_le_bytes());
+        self.open.cache_offset(uid, offset);
     }
 
     fn end_of_mail(&mut self) {
