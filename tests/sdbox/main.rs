@@ -7,3 +7,4 @@ mod lab;
 mod common;
 mod corpus;
 mod live;
+mod rebuild;

@@ -68,7 +68,7 @@ fn cheap_guid(view: &View, uid: Uid) -> Option<Guid128> {
 }
 
 /// Learns what will be needed of mails that are to go: their GUIDs for the log, their attachments.
-fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
+pub(super) fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
     let has_attachments = mailbox.settings.attachment_dir.is_some();
     let mut victims = Vec::new();
     for uid in uids {

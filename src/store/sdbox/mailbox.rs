@@ -264,7 +264,7 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
-        super::rebuild::rebuild(self, plan)
+        super::rebuild::rebuild(self, &plan)
     }
 }
 

@@ -70,7 +70,8 @@ impl View {
         let mails = state.mails();
         let pop3 = pop3(state, &header);
         let mut slots = vec![Slot::default(); mails.len()];
-        if let Some(old) = old.filter(|old| old.status.identity == Identity { uid_next: old.status.identity.uid_next, ..identity })
+        if let Some(old) =
+            old.filter(|old| old.status.identity == Identity { uid_next: old.status.identity.uid_next, ..identity })
             && old.pop3 == pop3
         {
             let mut rest = slots.iter_mut().zip(&mails).peekable();
