@@ -220,7 +220,6 @@ fn sessions_open_it_again_and_dovecot_says_nothing() {
     mailbox.rebuild(plan).expect("rebuilt");
     let answer = say("NOOP", "c");
     assert!(answer.contains("BYE") || answer.is_empty(), "{answer}");
-    drop(say);
     drop(input);
     child.wait().expect("it ends");
     assert_as_planned(&lab.dump()["INBOX"], NEW);
