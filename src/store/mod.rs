@@ -3,10 +3,13 @@
 pub mod dbox;
 pub mod decode;
 pub mod format;
+mod formats;
 pub mod list;
+pub mod local;
 pub mod maildir;
 pub mod mdbox;
 pub mod sdbox;
 mod settings;
 
+pub use formats::open;
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};

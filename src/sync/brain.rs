@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{Attributes, Failure, Finish, Link, LinkError, Message, Offer};
-use super::{attributes, facts};
 use super::report::Report;
 use super::round::{Round, RoundError, offer};
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
 use super::{Algorithm, Only, Options, State};
+use super::{attributes, facts};
 use crate::mail::{self, Attribute, Class, Existence, Mailbox, MailboxGuid, Since, Store, Tree};
 use crate::os::stop::Stop;
 
@@ -141,19 +141,12 @@ impl Brain<'_> {
             }
         }
         let outcome = tree::execute(self.store, &plan.actions);
-        let (said, result) = match outcome {
-            Ok(done) => {
-                for reason in done.desync {
-                    tracing::warn!("{reason}");
-                    self.report.desync(reason);
-                }
-                (Ok(()), Ok(()))
-            }
-            Err(e) => (Err(Failure { class: e.class(), text: e.to_string() }), Err(End::Own(mail::Error::new(e.class(), e)))),
-        };
         self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
-        self.link.send(Message::TreeDone(said))?;
-        result?;
+        self.link.send(Message::TreeDone(outcome.as_ref().map(|_| ()).map_err(Failure::from)))?;
+        for reason in outcome.map_err(End::Own)?.desync {
+            tracing::warn!("{reason}");
+            self.report.desync(reason);
+        }
         match self.link.recv()? {
             Message::TreeDone(Ok(())) => Ok(plan),
             Message::TreeDone(Err(f)) => Err(End::Peer(f)),

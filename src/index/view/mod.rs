@@ -2,6 +2,7 @@
 
 mod changes;
 mod edits;
+mod held;
 mod save;
 
 use crate::mail::{Identity, Mail, ModSeq, Status};

@@ -138,6 +138,29 @@ impl UidlistFile {
         self.known.as_ref().map(|k| k.stamp)
     }
 
+    /// New mails get UIDs from this one on.
+    pub fn raise_next(&mut self, next: u32) {
+        if let Some(known) = &mut self.known {
+            known.list.header.next = known.list.header.next.max(next);
+        }
+    }
+
+    /// Forgets what was read: it is not what is on the disk any more.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Header and next UID: of the list in memory, else read without the mails in between.
+    ///
+    /// # Errors
+    /// As [`UidlistFile::read_header`].
+    pub fn header(&self) -> Result<Option<(Header, u32)>> {
+        match &self.known {
+            Some(known) => Ok(Some((known.list.header.clone(), known.list.next_uid()))),
+            None => self.read_header(),
+        }
+    }
+
     /// The list as it was read or written last.
     pub fn list(&self) -> Option<&Uidlist> {
         self.known.as_ref().map(|k| &k.list)
