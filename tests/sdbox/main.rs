@@ -6,4 +6,6 @@ mod lab;
 
 mod common;
 mod corpus;
+mod faults;
 mod live;
+mod rebuild;
