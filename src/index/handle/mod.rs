@@ -147,6 +147,10 @@ impl Index {
             return Ok(true);
         }
         let before = self.state.position();
+        if self.options.settings.nfs {
+            // Opening a file is what makes a client ask the server for its present attributes.
+            drop(File::open(&self.head.path));
+        }
         match is_still(&self.head.path, &self.head.file) {
             Ok(true) => self.follow()?,
             Ok(false) => self.follow_rotation()?,

@@ -95,6 +95,10 @@ impl Locked<'_> {
     /// # Errors
     /// What the system says; the index is valid whatever happens.
     pub fn rotate(&mut self) -> Result<()> {
+        // Without a snapshot in the head, the log that is dropped now may be where the history starts.
+        if self.index.snapshot.is_none_or(|at| at.seq != self.index.state.position().seq) {
+            self.write_snapshot()?;
+        }
         let index = &mut *self.index;
         let end = index.state.position();
         let header = Header::new(
@@ -121,8 +125,11 @@ impl Locked<'_> {
         self.write_snapshot()
     }
 
-    /// Gives the index another content and history: what was is forgotten, open sessions read everything anew. The modseq
-    /// counter goes on.
+    /// Gives the index another content and history: what was is forgotten. The modseq counter goes on. Open sessions notice
+    /// and say BYE, as they do when Dovecot itself resets a Maildir's index.
+    ///
+    /// The index keeps its id: a session that finds another one under the same name takes the new log for damaged, and
+    /// deletes it (2.3.19.1).
     ///
     /// # Errors
     /// [`Error::Refused`] if the content is not consistent, and what the system says. The index has either its old or
