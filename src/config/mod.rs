@@ -27,7 +27,8 @@ pub use account::{AccountError, Side, separator};
 pub use error::Error;
 pub(crate) use error::reason;
 pub use overrides::Override;
-pub(crate) use value::{parse_millis, parse_size};
+use value::parse_millis;
+pub(crate) use value::{parse_size, parse_time};
 pub use vars::{VarError, Vars};
 
 use defs::Def;
@@ -158,6 +159,24 @@ impl Config {
     pub fn plugin_expanded(&self, name: &str, vars: &Vars) -> Result<Option<String>, VarError> {
         let path = format!("plugin/{name}");
         self.merged.values.get(&path).map(|text| self.expand_path(&path, text, vars)).transpose()
+    }
+
+    /// The value that `-o` gave to a name that is no setting of Dovecot 2.3 but one of ours (`mail_driver`, `mail_path`).
+    #[must_use]
+    pub fn own(&self, name: &str) -> Option<&str> {
+        self.merged.values.get(name).map(String::as_str)
+    }
+
+    /// The same configuration with more overrides on top, and warnings about those that mean nothing.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn with(&self, overrides: &[Override]) -> Result<(Self, Vec<String>), Error> {
+        let mut config = self.clone();
+        let warnings = config.apply(overrides)?;
+        config.check().map_err(|text| Error::Settings { text })?;
+        config.check_user()?;
+        Ok((config, warnings))
     }
 
     /// Whether `-o` has set this path.

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of any one storage. Follows `docs/formats/index.md` where the project keeps it, RFC 7162 for modseqs.
 
+mod cache;
 mod error;
 mod files;
 mod handle;
@@ -13,6 +14,7 @@ mod state;
 mod transaction;
 mod view;
 
+pub use cache::{Cache, CacheEntry, CacheField, cached_number};
 pub use error::{Damage, DamageClass, Error, Result};
 pub use files::Files;
 pub use handle::{Created, Durability, Index, Locked, Options};

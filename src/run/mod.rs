@@ -3,6 +3,7 @@
 //! Knows nothing of `argv` and of exit codes. Messages go to `tracing`, with the text only: the prefix with the user's
 //! name comes from the span that `cli` has entered, so threads made here must enter `tracing::Span::current()` again.
 
+pub mod check;
 mod job;
 mod local;
 

@@ -6,3 +6,4 @@ mod lab;
 
 mod common;
 mod corpus;
+mod live;

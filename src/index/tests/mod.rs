@@ -1,5 +1,6 @@
 //! The room against files that Dovecot wrote, and against itself.
 
+mod cache;
 mod changes;
 mod codec;
 mod damaged;

@@ -19,9 +19,9 @@ use super::mailbox::MaildirMailbox;
 use super::name::{self, Letters};
 use super::scan::{self, Dir};
 use super::stage::{Text, time_of};
-use super::sync::{Batch, push};
+use super::sync::{Batch, no_uids, push};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
-use crate::index::{Bits, Durability, ExtSpec, State, Transaction};
+use crate::index::{Bits, Durability, ExtSpec, State, Transaction, assign_uids};
 use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
@@ -44,7 +44,7 @@ pub(super) enum Source {
 pub(super) struct Placed {
     /// Its number among the staged ones.
     pub nth: usize,
-    pub uid: u32,
+    pub uid: Uid,
     pub base: Vec<u8>,
     pub letters: Letters,
 }
@@ -171,28 +171,26 @@ impl MaildirMailbox {
         };
 
         // Decided for all of them before anything is written.
-        let mut order: Vec<usize> = (0..staged.len()).collect();
-        order.sort_by_key(|&n| staged[n].mail.uid);
-        let mut placed = Vec::with_capacity(staged.len());
-        let mut next = taken.list.next_uid();
+        let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
+        let next = Uid::new(taken.list.next_uid()).and_then(|next| assign_uids(next, &wanted));
+        let got = next.ok_or_else(|| no_uids(&self.core.place.mailbox))?;
         let before = self.core.table.clone();
-        for nth in order {
-            let Staged { mail, source } = &staged[nth];
+        let mut placed = Vec::with_capacity(staged.len());
+        for (nth, (Staged { mail, source }, uid)) in staged.iter().zip(&got).enumerate() {
             let base = match source {
                 Source::Text(text) => choose_base(&mail.guid, text, &mut names),
                 Source::Present(uid) => taken.list.find(uid.get()).ok_or_else(|| vanished(uid.get()))?.base.to_vec(),
             };
-            let uid = mail.uid.get().max(next);
-            next = uid.saturating_add(1);
-            placed.push(Placed { nth, uid, base, letters: self.core.table.letters_or_new(&mail.keywords) });
+            placed.push(Placed { nth, uid: *uid, base, letters: self.core.table.letters_or_new(&mail.keywords) });
         }
+        placed.sort_unstable_by_key(|p| p.uid);
         if self.core.table != before {
             self.core.keywords.write(&self.core.table)?;
         }
         let guids: Vec<(u32, Guid128)> =
             moved.iter().filter_map(|&uid| Some((uid, MailGuid::new(taken.list.find(uid)?.guid())?.to_128()))).collect();
         for p in &placed {
-            push(&mut taken.list, p.uid, &extensions(&staged[p.nth].mail, &p.base), &p.base, &self.core.place.mailbox)?;
+            push(&mut taken.list, p.uid.get(), &extensions(&staged[p.nth].mail, &p.base), &p.base, &self.core.place.mailbox)?;
         }
         if !moved.is_empty() {
             taken.list.retain(|_, entry| !moved.contains(&entry.uid));
@@ -208,12 +206,7 @@ impl MaildirMailbox {
         self.core.forget_quota();
         self.append_to_index(staged, &placed, &guids)?;
 
-        let mut saved: Vec<_> = placed
-            .iter()
-            .map(|p| (p.nth, Saved { wanted: staged[p.nth].mail.uid, got: Uid::new(p.uid).unwrap_or(Uid::FIRST) }))
-            .collect();
-        saved.sort_unstable_by_key(|(nth, _)| *nth);
-        Ok(saved.into_iter().map(|(_, saved)| saved).collect())
+        Ok(wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect())
     }
 
     /// Step 3 for one mail.
@@ -226,7 +219,7 @@ impl MaildirMailbox {
                     // Somebody put a file of this name there and the uidlist does not know it yet: it keeps its name.
                     Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                         p.base = text.name.with_sizes(text.physical, text.with_crlf);
-                        self.core.rename_line(lock, p.uid, &extensions(&staged.mail, &p.base), &p.base)?;
+                        self.core.rename_line(lock, p.uid.get(), &extensions(&staged.mail, &p.base), &p.base)?;
                         name = p.file_name(&staged.mail);
                         fs::rename_new(&text.path, &scan::path_of(&mailbox, Dir::Cur, &name))?;
                     }
@@ -243,7 +236,7 @@ impl MaildirMailbox {
             if let Source::Present(old) = staged.source {
                 places.remove(old.get());
             }
-            places.set(p.uid, Dir::Cur, &name[p.base.len()..]);
+            places.set(p.uid.get(), Dir::Cur, &name[p.base.len()..]);
         }
         Ok(())
     }
@@ -261,14 +254,9 @@ impl MaildirMailbox {
         }
         for p in placed {
             let mail = &staged[p.nth].mail;
-            let Some(uid) = Uid::new(p.uid) else { continue };
-            batch.tx.append(uid, mail.flags.bits());
-            batch.tx.keywords(uid, &mail.keywords);
-            if mail.modseq.0 > 1 {
-                batch.tx.modseq(uid, mail.modseq);
-            }
+            batch.tx.save(p.uid, mail, 0);
             if mail.pop3_uidl.is_some() {
-                highest_uidl = Some(uid);
+                highest_uidl = Some(p.uid);
             }
             batch.spill()?;
         }

@@ -214,10 +214,6 @@ fn fs_unlink_quiet(path: &Path) -> fs::Result<()> {
 
 // TODO: the index room's log scan and cache.
 impl Core {
-    pub fn changes(&mut self, _since: crate::mail::Since) -> Result<crate::mail::Changes> {
-        Err(Error::new(Class::NotPossible, "not yet"))
-    }
-
     pub fn cached_save_date(&mut self, _uid: Uid) -> Result<Option<crate::mail::Timestamp>> {
         Ok(None)
     }

@@ -10,8 +10,8 @@ use super::core::Core;
 use super::files::Change;
 use super::sync::{Batch, DIRTY, guid128, requests};
 use super::uidlist::UidlistLock;
-use crate::index::{Bits, Durability, Index, Locked, Transaction};
-use crate::mail::{Edit, EditKind, Floors, Guid128, Keywords, MailGuid, Result, Uid};
+use crate::index::{Bits, Durability, Index, Locked, plan_edits, raise};
+use crate::mail::{Edit, Floors, MailGuid, Result, Uid};
 
 impl Core {
     /// Carries out edits. Those whose mail is gone, or is another one than expected, are left out.
@@ -37,37 +37,17 @@ impl Core {
     }
 
     fn edit_locked(&mut self, edits: &[Edit], lock: &mut UidlistLock, locked: &mut Locked<'_>) -> Result<()> {
-        let mut batch = Batch::of(locked, Bits::INTERNAL_SYNC);
-        for edit in edits {
-            let state = batch.locked.state();
-            let Some(row) = state.row(edit.uid) else { continue };
-            let Some(guid) = self.guid128_if_there(edit.uid)? else { continue };
-            if edit.expect.is_some_and(|expected| expected != guid) {
-                continue;
-            }
-            match &edit.kind {
-                EditKind::Expunge => batch.tx.expunge(edit.uid, guid),
-                EditKind::Flags { add, remove, add_keywords, remove_keywords, modseq } => {
-                    let (flags, keywords) = (state.flags(row), state.keywords(row));
-                    let (add, remove) = (add.without(flags), *remove & flags);
-                    let add_keywords = add_keywords.without(keywords);
-                    let remove_keywords: Keywords = remove_keywords.common(keywords);
-                    let higher = state.modseq(row) < *modseq;
-                    if !(add.is_empty() && remove.is_empty()) {
-                        batch.tx.flags(edit.uid, add, remove);
-                    }
-                    batch.tx.keywords(edit.uid, &add_keywords);
-                    for keyword in &remove_keywords {
-                        batch.tx.keyword(edit.uid, keyword, false);
-                    }
-                    if higher {
-                        batch.tx.modseq(edit.uid, *modseq);
-                    }
-                }
-            }
-            batch.spill()?;
+        let list = self.list()?;
+        let guid = |row| {
+            let uid = locked.state().uid(row);
+            list.find(uid.get()).and_then(|e| MailGuid::new(e.guid())).map(|guid| guid.to_128())
+        };
+        let plan = plan_edits(locked.state(), edits, Bits::INTERNAL_SYNC, guid);
+        if plan.is_empty() {
+            return Ok(());
         }
-        batch.finish(Durability::Lazy)?;
+        locked.commit_all(&plan.changes, Durability::Later)?;
+        locked.commit_all(&plan.expunge_transactions(Bits::INTERNAL_SYNC), Durability::Lazy)?;
         self.carry_out_requests(lock, locked)
     }
 
@@ -116,10 +96,6 @@ impl Core {
         Ok(())
     }
 
-    fn guid128_if_there(&mut self, uid: Uid) -> Result<Option<Guid128>> {
-        Ok(self.list()?.find(uid.get()).and_then(|e| MailGuid::new(e.guid())).map(|guid| guid.to_128()))
-    }
-
     /// Raises counters (sync.md 7.12, point 3).
     ///
     /// # Errors
@@ -141,17 +117,8 @@ impl Core {
         let list_next = Uid::new(self.list()?.next_uid());
         let index = self.index.as_mut().expect("holds because read_up_to_date has made it");
         let mut locked = index.lock()?;
-        let state = locked.state();
-        let mut tx = Transaction::new(Bits::EXTERNAL);
-        if let Some(next) = floors.uid_next.max(list_next).filter(|next| *next > state.next_uid()) {
-            tx.next_uid(next);
-        }
-        if let Some(first) = floors.first_recent.filter(|first| *first > state.first_recent()) {
-            tx.first_recent(first);
-        }
-        if floors.highest_modseq > state.highest_modseq() {
-            tx.raise_modseq(floors.highest_modseq);
-        }
+        let floors = Floors { uid_next: floors.uid_next.max(list_next), ..*floors };
+        let tx = raise(locked.state(), &floors, Bits::EXTERNAL);
         locked.commit(&tx, Durability::Lazy)?;
         Ok(())
     }
@@ -159,11 +126,7 @@ impl Core {
     fn is_high_enough(&mut self, floors: &Floors) -> Result<bool> {
         let Some(index) = &mut self.index else { return Ok(false) };
         index.refresh()?;
-        let state = index.state();
-        let low = floors.uid_next.is_some_and(|next| next > state.next_uid())
-            || floors.first_recent.is_some_and(|first| first > state.first_recent())
-            || floors.highest_modseq > state.highest_modseq();
-        if low {
+        if !raise(index.state(), floors, Bits::EXTERNAL).is_empty() {
             return Ok(false);
         }
         let next = self.uidlist.header()?.map_or(0, |(_, next)| next);

@@ -49,7 +49,8 @@ impl Core {
             None => merge::merge([], file_mails(&scan, &list), &requests, rules),
         };
         let highest = state.map_or(ModSeq(0), State::highest_modseq);
-        let mut mails: BTreeMap<u32, Mail> = state.into_iter().flat_map(view).map(|mail| (mail.uid.get(), mail)).collect();
+        let mut mails: BTreeMap<u32, Mail> =
+            state.into_iter().flat_map(State::mails).map(|mail| (mail.uid.get(), mail)).collect();
         for step in steps {
             let (uid, flags, keywords) = match step {
                 Step::Forget { uid } | Step::Unlink { uid } => {
@@ -112,21 +113,8 @@ impl Core {
         let number = u32::from_le_bytes([hash[16], hash[17], hash[18], hash[19]]) >> 1 | 1;
         let state = self.index.as_ref().map(Index::state);
         Header::new(
-            state
-                .and_then(State::uid_validity)
-                .or_else(|| UidValidity::new(number))
-                .expect("holds because the lowest bit is set"),
+            state.and_then(State::uid_validity).or_else(|| UidValidity::new(number)).expect("holds because the lowest bit is set"),
             MailboxGuid::new(guid).unwrap_or_else(MailboxGuid::generate),
         )
     }
-}
-
-/// The mails of an index, as the contract has them.
-pub(super) fn view(state: &State) -> impl Iterator<Item = Mail> + '_ {
-    (0..state.len()).map(|row| Mail {
-        uid: state.uid(row),
-        flags: state.flags(row),
-        keywords: state.keywords(row).clone(),
-        modseq: state.modseq(row),
-    })
 }

@@ -8,10 +8,9 @@ use sha1::{Digest, Sha1};
 
 use super::commit::{NamesTaken, Source, Staged};
 use super::core::Core;
-use super::frozen::view;
 use super::name;
 use super::stage::{Rules, Stage, Text};
-use crate::index::Index;
+use crate::index::{Index, Position, Scan};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
     MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Timestamp, Uid, UidValidity,
@@ -27,6 +26,8 @@ pub(super) struct MaildirMailbox {
     pub names_taken: Option<NamesTaken>,
     mails: Vec<Mail>,
     status: Status,
+    // Up to where the log is in the view.
+    end: Position,
     plugins: Plugins,
     lock: Option<LockFile>,
 }
@@ -51,6 +52,7 @@ impl MaildirMailbox {
                 highest_modseq: ModSeq(0),
                 highest_private_modseq: ModSeq(0),
             },
+            end: Position::default(),
             plugins: Plugins::of(&core.settings),
             lock: None,
             core,
@@ -63,23 +65,19 @@ impl MaildirMailbox {
         if let Some(frozen) = &mut self.core.frozen {
             self.mails = std::mem::take(&mut frozen.mails);
             self.status = frozen.status;
+            self.end = self.core.index.as_ref().map_or_else(Position::default, |i| i.state().position());
             return Ok(());
         }
         let gone = || Error::new(Class::Temporary, format!("{} vanished", self.core.uidlist.path().display()));
         let (header, next) = self.core.uidlist.header()?.ok_or_else(gone)?;
         let state = self.core.index.as_ref().map(Index::state).ok_or_else(gone)?;
-        self.mails = view(state).collect();
-        self.status = Status {
-            identity: Identity {
-                guid: header.guid.ok_or_else(gone)?,
-                uidvalidity: header.uidvalidity,
-                uid_next: Uid::new(next).unwrap_or(Uid::FIRST).max(state.next_uid()),
-            },
-            messages: u32::try_from(self.mails.len()).unwrap_or(u32::MAX),
-            first_recent: state.first_recent(),
-            highest_modseq: state.highest_modseq(),
-            highest_private_modseq: ModSeq(0),
-        };
+        self.mails = state.mails();
+        self.status = state.status(Identity {
+            guid: header.guid.ok_or_else(gone)?,
+            uidvalidity: header.uidvalidity,
+            uid_next: Uid::new(next).unwrap_or(Uid::FIRST).max(state.next_uid()),
+        });
+        self.end = state.position();
         Ok(())
     }
 
@@ -203,7 +201,9 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
-        self.core.changes(since)
+        // Without an index nothing was ever written down.
+        let Some(index) = &self.core.index else { return Ok(Changes::default()) };
+        Ok(index.changes(&Scan { since, end: self.end, mails: &self.mails, status: &self.status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {

@@ -155,7 +155,7 @@ impl MaildirMailbox {
         let scan = scan::scan(&mailbox, &list)?;
         for (p, letters) in planned.iter().zip(&letters) {
             lock.touch()?;
-            let placed = Placed { nth: 0, uid: p.mail.uid.get(), base: p.base.clone(), letters: *letters };
+            let placed = Placed { nth: 0, uid: p.mail.uid, base: p.base.clone(), letters: *letters };
             self.settle(p, &placed, &scan.places)?;
         }
         let old_names = old.by_base();
@@ -172,7 +172,7 @@ impl MaildirMailbox {
     /// Gives a file of the old content the name and the date that it shall have.
     fn settle(&self, p: &Planned, placed: &Placed, places: &Places) -> Result<()> {
         let mailbox = &self.core.place.mailbox;
-        let (dir, info) = places.get(placed.uid).ok_or_else(|| vanished(placed.uid))?;
+        let (dir, info) = places.get(placed.uid.get()).ok_or_else(|| vanished(placed.uid.get()))?;
         let found = (dir, [&p.base, info].concat());
         let path = scan::path_of(mailbox, dir, &found.1);
         adopt(&path, mailbox, &found, &placed.file_name(&p.mail), &p.mail)
@@ -191,11 +191,7 @@ impl MaildirMailbox {
         let mut batch = Batch::of(&mut locked, Bits::EXTERNAL_SYNC);
         let mut highest_uidl = None;
         for p in planned {
-            batch.tx.append(p.mail.uid, p.mail.flags.bits());
-            batch.tx.keywords(p.mail.uid, &p.mail.keywords);
-            if p.mail.modseq > ModSeq(1) {
-                batch.tx.modseq(p.mail.uid, p.mail.modseq);
-            }
+            batch.tx.save(p.mail.uid, &p.mail, 0);
             if p.mail.pop3_uidl.is_some() {
                 highest_uidl = Some(p.mail.uid);
             }

@@ -494,7 +494,12 @@ pub(super) fn push(list: &mut Uidlist, uid: u32, ext: &[u8], base: &[u8], mailbo
     if uid <= MAX_UID && list.push(Entry { uid, ext, base }) {
         return Ok(());
     }
-    Err(Error::new(Class::Limit, format!("{}: there are no UIDs left", mailbox.display())))
+    Err(no_uids(mailbox))
+}
+
+/// UIDs are 32 bits.
+pub(super) fn no_uids(mailbox: &std::path::Path) -> Error {
+    Error::new(Class::Limit, format!("{}: there are no UIDs left", mailbox.display()))
 }
 
 /// Waits a moment if the directories were changed within the present tick of the clock. Returns when the scan begins.

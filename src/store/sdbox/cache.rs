@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::index::{Index, Locked};
-use crate::mail::{Changes, MailGuid, Result, Since, Timestamp, Uid};
+use crate::mail::{MailGuid, Result, Timestamp, Uid};
 
 /// The cached values of a view.
 #[derive(Debug, Default)]
@@ -29,10 +29,6 @@ impl Cache {
     pub fn guid(&self, _uid: &Uid) -> Option<MailGuid> {
         None
     }
-}
-
-pub(super) fn changes(_index: &mut Index, _since: Since) -> Result<Changes> {
-    Ok(Changes::default())
 }
 
 /// Values to be cached.

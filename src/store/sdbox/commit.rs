@@ -15,15 +15,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::assign::assign;
 use super::cache::NewRecord;
 use super::create::DBOX_HDR;
 use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::stage::{Staged, same_metadata};
 use super::view::{self, IN_ALT};
-use crate::index::{Bits, Durability, ExtSpec, State, Transaction};
-use crate::mail::{Class, Error, ModSeq, Result, Saved, Timestamp, Uid};
+use crate::index::{Bits, Durability, ExtSpec, State, Transaction, assign_uids};
+use crate::mail::{Class, Error, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::store::dbox::{DboxFile, Owner, Pop3, TEMP_PREFIX, temp_name};
@@ -65,8 +64,8 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
     let mut locked = index.lock()?;
     check_writable(locked.state(), identity, place)?;
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
-    let limit = |e| Error::new(Class::Limit, format!("{}: {e}", place.mailbox.display()));
-    let uids = assign(locked.state().next_uid(), &wanted).map_err(limit)?;
+    let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
+    let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
 
     let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
     let mut last = uids.iter().copied().max().unwrap_or(Uid::FIRST);
@@ -82,7 +81,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
                 published.insert(uid, Published { mail: None, ours: None, in_alt: false });
                 last = last.next();
                 if last.get() == u32::MAX {
-                    return Err(limit(super::assign::NoUidLeft));
+                    return Err(no_uid());
                 }
                 queue.insert(last, at);
             }
@@ -162,11 +161,7 @@ impl Log {
 
     fn mail(&mut self, uid: Uid, staged: &Staged, in_alt: bool, cached: Option<&u32>) {
         let mail = &staged.mail;
-        self.open.append(uid, mail.flags.bits() | if in_alt { IN_ALT } else { 0 });
-        self.open.keywords(uid, &mail.keywords);
-        if mail.modseq > ModSeq(0) {
-            self.open.modseq(uid, mail.modseq);
-        }
+        self.open.save(uid, mail, if in_alt { IN_ALT } else { 0 });
         let has_uidl = mail.pop3_uidl.as_ref().is_some_and(|u| !u.is_empty());
         self.pop3 = self.pop3.after_save(uid, has_uidl, mail.pop3_order);
         if let Some(&offset) = cached {

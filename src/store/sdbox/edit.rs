@@ -7,13 +7,15 @@
 //! removed. A kill after 1 leaves files below UIDNEXT that no index knows, which nobody looks at; after 3 attachments without
 //! mail.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use super::cache::Cache;
 use super::create::DBOX_HDR;
 use super::files::OpenError;
 use super::mailbox::{SdboxMailbox, check_writable};
-use crate::index::{Bits, Durability, Locked, Request, State, Transaction};
-use crate::mail::{Edit, EditKind, Floors, Guid128, MailboxGuid, ModSeq, Result, Uid, UidValidity};
+use super::view::View;
+use crate::index::{self, Bits, Durability, Locked, Request, State, Transaction, plan_edits};
+use crate::mail::{Edit, EditKind, Floors, Guid128, MailboxGuid, Result, Uid, UidValidity};
 use crate::store::dbox::{Attachments, External, Owner};
 
 /// A mail that is to go.
@@ -28,39 +30,21 @@ pub(super) struct Victim {
 pub(super) fn edit(mailbox: &mut SdboxMailbox, edits: &[Edit]) -> Result<()> {
     let going = edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).map(|e| e.uid);
     let victims = victims(mailbox, going)?;
-    // What is known of the others without opening them.
-    let expected: Vec<Option<Guid128>> = edits
-        .iter()
-        .map(|e| {
-            e.expect.and_then(|_| victims.iter().find(|v| v.uid == e.uid).map(|v| v.guid).or_else(|| cheap_guid(mailbox, e.uid)))
-        })
-        .collect();
+    let learned: HashMap<Uid, Guid128> = victims.iter().map(|v| (v.uid, v.guid)).filter(|v| !v.1.is_zero()).collect();
 
-    let mut gone = HashSet::new();
-    let identity = mailbox.identity();
-    let mut locked = mailbox.index.lock()?;
-    check_writable(locked.state(), identity, &mailbox.place)?;
+    let SdboxMailbox { index, view, cache, place, .. } = &mut *mailbox;
+    let mut locked = index.lock()?;
+    check_writable(locked.state(), view.status.identity, place)?;
     keep_modseqs(&mut locked)?;
-    let mut batch = Batch::new();
-    for (edit, known) in edits.iter().zip(expected) {
-        let other = |known: Guid128| !known.is_zero() && edit.expect.is_some_and(|wanted| wanted != known);
-        if known.is_some_and(other) {
-            continue;
-        }
-        batch.make_room(&mut locked, edit.uid)?;
-        let Some(row) = locked.state().row(edit.uid) else { continue };
-        match &edit.kind {
-            EditKind::Flags { .. } => change_flags(&mut batch.transaction, locked.state(), row, edit),
-            EditKind::Expunge => {
-                let guid = victims.iter().find(|v| v.uid == edit.uid).map_or(Guid128::ZERO, |v| v.guid);
-                batch.transaction.expunge(edit.uid, guid);
-                gone.insert(edit.uid);
-            }
-        }
-    }
-    let durability = if gone.is_empty() { Durability::Lazy } else { Durability::Mail };
-    locked.commit(&batch.transaction, durability)?;
+    let guid = |row: usize| {
+        let uid = locked.state().uid(row);
+        learned.get(&uid).copied().or_else(|| cheap_guid(view, cache, uid))
+    };
+    let plan = plan_edits(locked.state(), edits, Bits::EXTERNAL_SYNC, guid);
+    locked.commit_all(&plan.changes, Durability::Lazy)?;
+    locked.commit_all(&plan.expunge_transactions(Bits::EXTERNAL_SYNC), Durability::Mail)?;
     drop(locked);
+    let gone: HashSet<Uid> = plan.expunges.iter().map(|e| e.0).collect();
     remove_files(mailbox, victims.into_iter().filter(|v| gone.contains(&v.uid)))
 }
 
@@ -74,51 +58,10 @@ fn keep_modseqs(locked: &mut Locked<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A transaction that grows, and is written when it is large or when a mail comes up for the second time.
-struct Batch {
-    transaction: Transaction,
-    touched: HashSet<Uid>,
-}
-
-impl Batch {
-    fn new() -> Self {
-        Self { transaction: Transaction::new(Bits::EXTERNAL_SYNC), touched: HashSet::new() }
-    }
-
-    fn make_room(&mut self, locked: &mut Locked<'_>, uid: Uid) -> Result<()> {
-        if self.transaction.size_hint() > Transaction::ADVISED_SIZE || !self.touched.insert(uid) {
-            let full = std::mem::replace(self, Self::new());
-            locked.commit(&full.transaction, Durability::Later)?;
-            self.touched.insert(uid);
-        }
-        Ok(())
-    }
-}
-
-/// Only what changes something is written.
-fn change_flags(transaction: &mut Transaction, state: &State, row: usize, edit: &Edit) {
-    let EditKind::Flags { add, remove, add_keywords, remove_keywords, modseq } = &edit.kind else { return };
-    let (flags, keywords) = (state.flags(row), state.keywords(row));
-    let (add, remove) = (add.without(flags), *remove & flags);
-    let remove = remove.without(add);
-    if !add.is_empty() || !remove.is_empty() {
-        transaction.flags(edit.uid, add, remove);
-    }
-    for keyword in add_keywords.without(keywords).iter() {
-        transaction.keyword(edit.uid, keyword, true);
-    }
-    for keyword in remove_keywords.common(keywords).iter() {
-        transaction.keyword(edit.uid, keyword, false);
-    }
-    if *modseq > ModSeq(0) && *modseq > state.modseq(row) {
-        transaction.modseq(edit.uid, *modseq);
-    }
-}
-
-fn cheap_guid(mailbox: &SdboxMailbox, uid: Uid) -> Option<Guid128> {
-    let row = mailbox.view.row(uid)?;
-    let known = mailbox.view.known(row).map(|k| k.guid.clone());
-    known.or_else(|| mailbox.cache.guid(&uid)).map(|g| g.to_128())
+/// What is known of a mail's GUID without opening it.
+fn cheap_guid(view: &View, cache: &Cache, uid: Uid) -> Option<Guid128> {
+    let known = view.known(view.row(uid)?).map(|k| k.guid.to_128());
+    known.or_else(|| cache.guid(&uid).map(|g| g.to_128()))
 }
 
 /// Learns what will be needed of mails that are to go: their GUIDs for the log, their attachments.
@@ -126,7 +69,7 @@ fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Resul
     let has_attachments = mailbox.settings.attachment_dir.is_some();
     let mut victims = Vec::new();
     for uid in uids {
-        let known = cheap_guid(mailbox, uid);
+        let known = cheap_guid(&mailbox.view, &mailbox.cache, uid);
         let mut victim = Victim { uid, guid: known.unwrap_or(Guid128::ZERO), external: None };
         if known.is_none() || has_attachments {
             match mailbox.files.open(uid) {
@@ -203,33 +146,16 @@ fn requested(state: &State) -> Vec<Uid> {
 
 pub(super) fn raise(mailbox: &mut SdboxMailbox, floors: &Floors) -> Result<()> {
     mailbox.index.refresh()?;
-    if raising(mailbox.index.state(), floors).is_empty() {
+    if index::raise(mailbox.index.state(), floors, Bits::EXTERNAL).is_empty() {
         return Ok(());
     }
     let mut locked = mailbox.lock_index()?;
     if floors.highest_modseq > locked.state().highest_modseq() {
         keep_modseqs(&mut locked)?;
     }
-    let transaction = raising(locked.state(), floors);
+    let transaction = index::raise(locked.state(), floors, Bits::EXTERNAL);
     locked.commit(&transaction, Durability::Lazy)?;
     Ok(())
-}
-
-fn raising(state: &State, floors: &Floors) -> Transaction {
-    let mut transaction = Transaction::new(Bits::EXTERNAL);
-    let mut next = state.next_uid();
-    if let Some(uid) = floors.uid_next.filter(|&uid| uid > next) {
-        transaction.next_uid(uid);
-        next = uid;
-    }
-    // Beyond UIDNEXT it would be damage.
-    if let Some(uid) = floors.first_recent.map(|uid| uid.min(next)).filter(|&uid| uid > state.first_recent()) {
-        transaction.first_recent(uid);
-    }
-    if floors.highest_modseq > state.highest_modseq() {
-        transaction.raise_modseq(floors.highest_modseq);
-    }
-    transaction
 }
 
 /// Changes GUID or UIDVALIDITY. External attachments carry the GUID in their names: they get new names before, and lose the old

@@ -6,7 +6,7 @@ use super::cache::Cache;
 use super::files::{Files, OpenError, Opened};
 use super::stage::{Source, Stage};
 use super::view::{self, Known, View, saved_or};
-use crate::index::{Index, Locked, Request, State};
+use crate::index::{Index, Locked, Request, Scan, State};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
     Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
@@ -228,7 +228,8 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
-        super::cache::changes(&mut self.index, since)
+        let View { end, mails, status, .. } = &self.view;
+        Ok(self.index.changes(&Scan { since, end: *end, mails, status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {

@@ -1,7 +1,7 @@
 //! The mails of a mailbox as its index has them at one moment, and what was learned of them from their files.
 
-use crate::index::State;
-use crate::mail::{Facts, Identity, Mail, MailGuid, ModSeq, Status, Timestamp, Uid};
+use crate::index::{Position, State};
+use crate::mail::{Facts, Identity, Mail, MailGuid, Status, Timestamp, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// Index record flag: the mail is in the alternative storage (dbox.md 2.2).
@@ -49,6 +49,8 @@ pub(super) struct Known {
 pub(super) struct View {
     pub mails: Vec<Mail>,
     pub status: Status,
+    /// Where in the log it was taken.
+    pub end: Position,
     pub pop3: Pop3,
     /// One for each of `mails`, filled as files are opened.
     known: Vec<Option<Box<Known>>>,
@@ -59,21 +61,7 @@ impl View {
     pub fn of(state: &State, old: Option<Self>) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let mails: Vec<Mail> = (0..state.len())
-            .map(|row| Mail {
-                uid: state.uid(row),
-                flags: state.flags(row),
-                keywords: state.keywords(row).clone(),
-                modseq: state.modseq(row),
-            })
-            .collect();
-        let status = Status {
-            identity,
-            messages: u32::try_from(mails.len()).unwrap_or(u32::MAX),
-            first_recent: state.first_recent(),
-            highest_modseq: state.highest_modseq(),
-            highest_private_modseq: ModSeq(0),
-        };
+        let mails = state.mails();
         let pop3 = pop3(state, &header);
         let mut known = vec![None; mails.len()];
         if let Some(old) = old.filter(|old| old.status.identity.uidvalidity == identity.uidvalidity && old.pop3 == pop3) {
@@ -85,12 +73,12 @@ impl View {
                 }
             }
         }
-        Ok(Self { mails, status, pop3, known })
+        Ok(Self { mails, status: state.status(identity), end: state.position(), pop3, known })
     }
 
     /// A view of nothing, of the same mailbox.
     pub const fn empty_of(other: &Self) -> Self {
-        Self { mails: Vec::new(), status: other.status, pop3: other.pop3, known: Vec::new() }
+        Self { mails: Vec::new(), status: other.status, end: other.end, pop3: other.pop3, known: Vec::new() }
     }
 
     /// The row of a mail.
