@@ -67,6 +67,7 @@ impl Merge {
 
     fn settle(&mut self, l: Id, r: Id) -> bool {
         match (self.trees[L].guid(l), self.trees[R].guid(r)) {
+            (None, None) if !self.directories_move => false,
             (None, None) => {
                 let (Some(r1), Some(l2)) = (self.branch(L, l), self.branch(R, r)) else { return false };
                 self.trees[R].path(r1) != self.trees[L].path(l2) && self.resolve(l, Some(r1), Some(l2), r)
