@@ -9,6 +9,18 @@ use std::process::{Command, Output, Stdio};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
+struct Overrides {
+    cases: Vec<OverrideCase>,
+}
+
+#[derive(Deserialize)]
+struct OverrideCase {
+    args: Vec<String>,
+    rc: i32,
+    log: Vec<String>,
+}
+
+#[derive(Deserialize)]
 struct Corpus {
     cases: Vec<Case>,
 }
@@ -172,4 +184,107 @@ fn the_corpus_of_command_lines() {
     }
     eprintln!("{exact} as doveadm, {refused} refused, {without_engine} right up to the engine");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What -D says about users, namespaces and locations is what doveadm says. Cases with -u need the userdb, which is not
+/// asked yet.
+#[test]
+fn overrides_reach_both_sides() {
+    if !is_root() {
+        eprintln!("skipped: the overrides were captured as root");
+        return;
+    }
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/config/v23-overrides");
+    let corpus: Overrides = serde_json::from_slice(&fs::read(fixtures.join("expected.json")).unwrap()).unwrap();
+    let lab = Lab::new();
+    let dir = lab.dir.path().to_str().unwrap().to_owned();
+    let text = fs::read_to_string(fixtures.join("dovecot.conf.in")).unwrap();
+    fs::write(lab.path("dovecot.conf"), text.replace("@DIR@", &dir)).unwrap();
+    fs::create_dir(lab.path("users")).unwrap();
+    let mut compared = 0;
+    for case in corpus.cases {
+        let args: Vec<_> = case.args.iter().map(|a| a.replace("$DIR", &dir)).collect();
+        let output = lab.run("doveadm", &args, &BTreeMap::new(), &[]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        if args.iter().any(|a| a == "-u") {
+            assert_eq!(output.status.code(), Some(75), "{args:?} {stderr}");
+            assert!(stderr.contains("asking it (or Dovecot's auth process) is not supported yet"), "{stderr}");
+            continue;
+        }
+        compared += 1;
+        for line in case.log {
+            // Userdb fields and the engine's own lines are not ours; the identity of the second side is that of the first.
+            if line.starts_with("Ignoring") || line.starts_with("brain") {
+                continue;
+            }
+            let line = line.replace("$DIR", &dir);
+            assert!(stderr.contains(&format!(": Debug: {line}\n")), "{args:?}: {line:?} is not in\n{stderr}");
+        }
+        assert!(output.status.code() == Some(case.rc) || stderr.contains("the engine is not built in yet"), "{stderr}");
+    }
+    assert_eq!(compared, 2);
+}
+
+/// Without any configuration: one obvious way.
+#[test]
+fn no_configuration_is_needed() {
+    if !is_root() {
+        eprintln!("skipped: needs root to become the mail's user");
+        return;
+    }
+    let lab = Lab::new();
+    let run = |args: &[&str]| {
+        let args: Vec<_> = args.iter().map(|a| (*a).to_owned()).collect();
+        let output = lab.run("dsync", &args, &BTreeMap::new(), &[]);
+        (output.status.code().unwrap_or(-1), String::from_utf8(output.stderr).unwrap())
+    };
+    let fine = |(code, stderr): (i32, String)| {
+        assert!(code == 0 || stderr.contains("the engine is not built in yet"), "{code} {stderr}");
+    };
+    let ids = ["-o", "mail_uid=1000", "-o", "mail_gid=1000"];
+    fine(run(&[&["-O", "-o", "mail_location=maildir:~/Maildir"], &ids[..], &["sync", "mdbox:~/mdbox"]].concat()));
+    fine(run(&[&["-O", "-o", "mail_driver=maildir", "-o", "mail_path=~/Maildir"], &ids[..], &["sync", "mdbox:~/m"]].concat()));
+    fine(run(&[&["-O"], &ids[..], &["sync", "maildir:~/Maildir", "mdbox:~/two"]].concat()));
+    fine(run(&[
+        &["-O", "-o", "mail_home=/nonexistent"],
+        &ids[..],
+        &[
+            "sync",
+            "-u",
+            "nobody special",
+            &format!("maildir:{}", lab.path("home/Maildir")),
+            &format!("mdbox:{}", lab.path("home/u")),
+        ],
+    ]
+    .concat()));
+
+    let (code, stderr) = run(&["-O", "-o", "mail_location=maildir:~/Maildir", "sync", "mdbox:~/mdbox"]);
+    assert_eq!(code, 75);
+    assert!(stderr.contains("the mail belongs to UID 1000: add -o mail_uid=1000 -o mail_gid=1000"), "{stderr}");
+    let (code, stderr) =
+        run(&[&["-O", "-o", "mail_location=maildir:~/M"], &ids[..], &["sync", "-u", "nobody special", "mdbox:~/m"]].concat());
+    assert_eq!((code, stderr.as_str()), (67, "doveadm(nobody special): Error: User doesn't exist\n"));
+}
+
+/// Forms whose engine is not there are refused before anything is done.
+#[test]
+fn what_cannot_be_done_yet_is_not_begun() {
+    let lab = Lab::new();
+    for args in [
+        &["sync", "-A", "mdbox:~/m"][..],
+        &["sync", "-F", "list", "mdbox:~/m"],
+        &["sync", "-u", "*", "mdbox:~/m"],
+        &["backup", "-S", "/run/x", "mdbox:~/m"],
+        &["dsync-server"],
+        &["sync", "mbox:~/mail"],
+        &["sync", "imapc:"],
+    ] {
+        let args: Vec<_> = ["-c", "base.conf"].iter().chain(args).map(|a| (*a).to_owned()).collect();
+        let output = lab.run("doveadm", &args, &BTreeMap::new(), &[]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(75), "{args:?} {stderr}");
+        assert!(stderr.contains("not supported yet"), "{args:?} {stderr}");
+        assert!(output.stdout.is_empty());
+        assert_eq!(fs::read_dir(lab.path("home")).unwrap().count(), 1);
+    }
 }

@@ -11,6 +11,8 @@ mod invocation;
 mod job;
 mod log;
 mod man;
+#[cfg(test)]
+mod option_table;
 mod print;
 mod request;
 mod words;

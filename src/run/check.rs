@@ -1,10 +1,11 @@
 //! Whether a job can be done at all, before anything is opened (cli-config.md 3.6, 3.7, 7.7). The texts are Dovecot's.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::config::separator;
 use crate::mail::{Class, Selection};
-use crate::store::list::{Driver, Location};
+use crate::store::list::{Driver, IndexDir, Location};
 use crate::store::{Account, NamespaceSettings};
 
 /// Why a side, or both together, cannot be used.
@@ -51,12 +52,36 @@ pub fn locations(account: &Account, has_namespaces: bool) -> Result<(), Unusable
                 format!("Initializing mail storage from mail_location setting failed: {e}")
             })
         })?;
+        debug_line(&location);
         if !matches!(location.driver, Driver::Maildir | Driver::Sdbox | Driver::Mdbox) {
             let driver = location.driver.name();
             return Err(Unusable::new(format!("Namespace '{}': Mail storage {driver} is not supported yet", ns.prefix)));
         }
     }
     Ok(())
+}
+
+/// As Dovecot shows a location with -D.
+fn debug_line(location: &Location) {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
+    let index = match &location.index {
+        IndexDir::WithMails => String::new(),
+        IndexDir::Memory => "MEMORY".into(),
+        IndexDir::Dir(dir) => dir.display().to_string(),
+    };
+    let root = location.root.display();
+    // A Maildir's INBOX is the root itself.
+    let inbox = match &location.inbox {
+        None if location.layout.is_flat() => root.to_string(),
+        inbox => path(inbox),
+    };
+    tracing::debug!(
+        "{}: root={root}, index={index}, indexpvt={}, control={}, inbox={inbox}, alt={}",
+        location.layout.name(),
+        path(&location.index_private),
+        path(&location.control),
+        path(&location.alt),
+    );
 }
 
 /// Which namespaces take part, with prefixes as the account has them.
