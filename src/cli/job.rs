@@ -82,7 +82,7 @@ fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: 
     };
     let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
     let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
-    check::locations(&account).map_err(|e| unusable(&e))?;
+    check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
     let selected = check::namespaces(&request.options.namespaces, &account).map_err(|e| {
         // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
         if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
@@ -103,7 +103,7 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
         config.account(side, &user.vars)
     };
     let second = second.map_err(|e| account_error(&e))?;
-    check::locations(&second).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
+    check::locations(&second, has_namespaces(config)).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
     check::sides(&selected, &account, &second).map_err(|e| unusable(&e))?;
 
     let mut options = request.options;
@@ -123,6 +123,10 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
     })
 }
 
+fn has_namespaces(config: &Config) -> bool {
+    config.count("namespace") > 0
+}
+
 fn temporary(text: String) -> Failure {
     Failure::error(text, exit::TEMPORARY)
 }
@@ -140,7 +144,7 @@ fn local(destination: Destination) -> Result<String, Failure> {
         Destination::Local(location) => Ok(location),
         other => {
             let what = other.unsupported().unwrap_or_default();
-            Err(temporary(format!("{what}: only mail locations on this machine are supported yet; nothing was done")))
+            Err(temporary(format!("{what}, which is not supported yet; nothing was done")))
         }
     }
 }
