@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use dsync::mail::{Edit, EditKind, Flags, LogChange, Mailbox, ModSeq, NewMail, Since};
+use dsync::mail::{Edit, EditKind, Flags, LogChange, ModSeq, NewMail, Since};
 use dsync::store::Settings;
 use dsync::store::format::Format;
 use dsync::store::sdbox::Sdbox;
@@ -109,7 +109,7 @@ fn taking_turns_with_a_session() {
     let gone = imap.say("UID FETCH 4 (BODY[TEXT])");
     assert!(!gone.contains("line two"), "{gone}");
     assert!((gone + &imap.say("NOOP")).contains("VANISHED 4"));
-    assert!(imap.say("UID STORE 3 +FLAGS ($Ours $Theirs2)").contains("$Theirs2"));
+    assert!(imap.say("UID STORE 3 +FLAGS ($Theirs2)").contains("$Theirs2"));
     mailbox.refresh().expect("refreshed");
     drop(imap);
     let seen = inbox(&lab);
