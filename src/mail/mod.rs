@@ -15,7 +15,7 @@ pub use error::{Class, Error, Result};
 pub use flags::{Flags, Keyword, Keywords};
 pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid};
 pub use name::{MailboxName, NameHash};
-pub use rules::NameRules;
+pub use rules::{NameRules, NamespaceRules};
 pub use store::{
     Attribute, AttributeChange, AttributeKey, Capabilities, Changes, Deletion, DeletionKey, Edit, EditKind, Existence, Facts,
     Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Original, Rebuild, RebuildFrom, RebuildMail, SaveError, Saved,

@@ -51,6 +51,7 @@ pub struct Dotlock {
     path: PathBuf,
     inode: (u64, u64),
     last_touch: Instant,
+    renamed: bool,
 }
 
 impl Dotlock {
@@ -70,7 +71,7 @@ impl Dotlock {
         loop {
             match make(path, options, content) {
                 Ok((file, inode)) => {
-                    return Ok((Self { path: path.to_owned(), inode, last_touch: Instant::now() }, file));
+                    return Ok((Self { path: path.to_owned(), inode, last_touch: Instant::now(), renamed: false }, file));
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
@@ -103,6 +104,11 @@ impl Dotlock {
         fs::set_mtime(&file, &self.path, SystemTime::now())
     }
 
+    /// The lock file has got another name: there is nothing left to remove.
+    fn forget(mut self) {
+        self.renamed = true;
+    }
+
     /// Nobody has overridden it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
@@ -112,22 +118,25 @@ impl Dotlock {
 
 impl Drop for Dotlock {
     fn drop(&mut self) {
-        match remove_if_still(&self.path, self.inode) {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!("Lock file {} was overridden", self.path.display()),
-            Err(e) => tracing::warn!("{e}"),
+        if !self.renamed {
+            match remove_if_still(&self.path, self.inode) {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!("Lock file {} was overridden", self.path.display()),
+                Err(e) => tracing::warn!("{e}"),
+            }
         }
         ours().remove(&self.inode);
     }
 }
 
-/// A lock file that is the new content of the file it locks: written, then renamed into place (`subscriptions`).
+/// A lock file that is the new content of the file it locks: written, then renamed into place (`subscriptions`, a new log).
 /// Dropping it without [`Replacement::commit`] removes it.
 #[derive(Debug)]
 #[must_use = "the lock is gone when this value is dropped"]
 pub struct Replacement {
     lock: Option<Dotlock>,
     file: File,
+    name: PathBuf,
     target: PathBuf,
 }
 
@@ -137,8 +146,22 @@ impl Replacement {
     /// # Errors
     /// Kind `TimedOut`, or what the system says.
     pub fn acquire(target: &Path, options: &Options) -> Result<Self> {
-        let (lock, file) = Dotlock::take(&name_for(target), options, b"")?;
-        Ok(Self { lock: Some(lock), file, target: target.to_owned() })
+        Self::acquire_as(&name_for(target), target, options)
+    }
+
+    /// The same with another name for the lock file.
+    ///
+    /// # Errors
+    /// As [`Replacement::acquire`].
+    pub fn acquire_as(name: &Path, target: &Path, options: &Options) -> Result<Self> {
+        let (lock, file) = Dotlock::take(name, options, b"")?;
+        Ok(Self { lock: Some(lock), file, name: name.to_owned(), target: target.to_owned() })
+    }
+
+    /// The open lock file, to be locked or read.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
     }
 
     /// Appends to the new content.
@@ -146,7 +169,7 @@ impl Replacement {
     /// # Errors
     /// What the system says.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        fs::write_all(&mut self.file, &name_for(&self.target), bytes)
+        fs::write_all(&mut self.file, &self.name, bytes)
     }
 
     /// Puts the new content in place of the old one, which also unlocks. With `durable` the content is on the disk before
@@ -154,19 +177,28 @@ impl Replacement {
     ///
     /// # Errors
     /// The lock was overridden by somebody else, or what the system says; the old content is then still in place.
-    pub fn commit(mut self, durable: bool) -> Result<()> {
-        let name = name_for(&self.target);
+    pub fn commit(self, durable: bool) -> Result<()> {
+        self.publish(durable, fs::rename)
+    }
+
+    /// The same where there must be no old content.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, and as [`Replacement::commit`].
+    pub fn commit_new(self, durable: bool) -> Result<()> {
+        self.publish(durable, fs::rename_new)
+    }
+
+    fn publish(mut self, durable: bool, rename: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
         if durable {
-            fs::fsync(&self.file, &name)?;
+            fs::fsync(&self.file, &self.name)?;
         }
         if !self.lock.as_ref().is_some_and(Dotlock::is_ours) {
             return Err(Error::new("replace", &self.target, io::Error::other("our lock file was overridden")));
         }
-        fs::rename(&name, &self.target)?;
+        rename(&self.name, &self.target)?;
         if let Some(lock) = self.lock.take() {
-            // The name is free now, or already somebody else's.
-            ours().remove(&lock.inode);
-            std::mem::forget(lock);
+            lock.forget();
         }
         Ok(())
     }

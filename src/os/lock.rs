@@ -206,7 +206,7 @@ pub fn is_still(path: &Path, file: &File) -> io::Result<bool> {
 #[must_use = "the lock is gone when this value is dropped"]
 pub struct LockFile {
     path: PathBuf,
-    // `None`: the dotlock PATH.lock is all there is.
+    // `None`: the file is a dotlock.
     file: Option<File>,
     lock: Option<Lock>,
 }
@@ -222,7 +222,8 @@ impl LockFile {
             let mut options = dotlock::Options::new(how.modes, timeout);
             options.stale = how.stale;
             options.use_excl = how.use_excl;
-            let lock = Lock { held: Held::Dotlock { _lock: Dotlock::acquire(&dotlock::name_for(path), &options)? } };
+            // Its existence is the lock then; there is no second `.lock` (2.3.19.1, traced).
+            let lock = Lock { held: Held::Dotlock { _lock: Dotlock::acquire(path, &options)? } };
             return Ok(Self { path: path.to_owned(), file: None, lock: Some(lock) });
         }
         loop {

@@ -3,10 +3,23 @@
 //! Both compute the same outcome from the same facts ([`merge`] is a pure function of master's and slave's facts), and each
 //! makes its own side equal to it. Knows no storage and no wire.
 
+mod attributes;
+mod brain;
+mod facts;
 pub mod merge;
+mod message;
+#[cfg(test)]
+mod model;
 mod options;
+mod report;
+mod round;
 mod state;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
+pub use brain::run;
+pub use message::{Channel, Failure, Finish, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
 pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
+pub use report::{Counts, Report};
 pub use state::{BadState, MailboxState, State};

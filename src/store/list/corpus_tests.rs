@@ -132,3 +132,23 @@ fn prefixes() {
     assert_eq!(stored("inbox/y"), Ok("y".into()));
     assert!(stored("Foo").is_err());
 }
+
+proptest::proptest! {
+    /// What the rules call possible can be stored, and comes back from the disk as the same name.
+    #[test]
+    fn the_nearest_name_can_be_stored(
+        levels in proptest::collection::vec("[a-cé./~%&_^\\\\\x01\t-]{1,5}|[xé.]{80,200}|INBOX|inbox|dbox-Mails|cur|x\\.lock", 1..4),
+        case in 0_usize..16,
+    ) {
+        let all = cases();
+        let Case { location, names } = open(&all[case * 23]);
+        let rules = crate::mail::NameRules { separator: names.separator, alt: '_', namespaces: vec![names.rules()], ..crate::mail::NameRules::default() };
+        let near = rules.nearest(&MailboxName::new(levels).expect("no empty level"));
+        let stored = names.stored(&near);
+        proptest::prop_assert!(stored.is_ok(), "{:?} {near:?}: {stored:?}", location);
+        let stored = stored.expect("just looked");
+        if !stored.inbox {
+            proptest::prop_assert_eq!(names.decode(&stored.name), super::Decoded::Name(near));
+        }
+    }
+}

@@ -4,11 +4,11 @@
 //! levels in modified UTF-7, escaped where an escape character is configured, joined with the layout's separator.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use super::location::{Driver, Layout, Location};
 use super::utf7;
-use crate::mail::MailboxName;
+use crate::mail::{MailboxName, NamespaceRules};
 use crate::store::NamespaceSettings;
 
 /// Why a name cannot be a mailbox here. The texts are Dovecot's.
@@ -69,6 +69,14 @@ impl Stored {
     #[must_use]
     pub fn text(&self) -> String {
         self.name.to_string_lossy().into_owned()
+    }
+
+    /// The name of something below `from` once that is called `to`.
+    #[must_use]
+    pub fn rebased(&self, from: &Self, to: &Self) -> Self {
+        let mut name = to.name.clone();
+        name.push(OsStr::from_bytes(self.name.as_bytes().get(from.name.len()..).unwrap_or_default()));
+        Self { name, inbox: false }
     }
 }
 
@@ -334,6 +342,41 @@ impl Names {
         if self.utf8 { text } else { utf7::decode(&text).unwrap_or(text) }
     }
 
+    /// The storage name without its last level. `None` for one level and for the INBOX.
+    #[must_use]
+    pub fn parent(&self, stored: &Stored) -> Option<Stored> {
+        let bytes = stored.name.as_bytes();
+        let at = bytes.iter().rposition(|&b| b == self.storage_separator as u8).filter(|_| !stored.inbox)?;
+        Some(Stored { name: OsStr::from_bytes(&bytes[..at]).to_owned(), inbox: false })
+    }
+
+    /// It lies below `above`, which is not the INBOX of a flat layout.
+    #[must_use]
+    pub fn is_below(&self, stored: &Stored, above: &Stored) -> bool {
+        let rest = stored.name.as_bytes().strip_prefix(above.name.as_bytes());
+        rest.and_then(<[u8]>::first).is_some_and(|&b| b == self.storage_separator as u8)
+    }
+
+    /// The same rules for the engine, which knows no storage names.
+    #[must_use]
+    pub fn rules(&self) -> NamespaceRules {
+        NamespaceRules {
+            prefix: self.prefix.clone(),
+            inbox: self.inbox,
+            storage_separator: self.storage_separator,
+            no_slash: self.flat || self.paths,
+            no_tilde: self.checked,
+            // In a UTF-8 tree a line feed would stand in the subscriptions file and in file names.
+            controls: !self.utf8,
+            reserved: self.reserved.iter().filter(|r| self.escape.is_none() || **r != self.dirname).cloned().collect(),
+            reserved_ends: self.reserved_ends.clone(),
+            escape: self.escape,
+            utf8: self.utf8,
+            flat: self.flat,
+            max_file_name: (self.flat || self.paths).then_some(MAX_FILE_NAME),
+        }
+    }
+
     /// The name joined with this namespace's separator, as the mailbox log hashes it.
     #[must_use]
     pub fn vname(&self, name: &MailboxName) -> String {
@@ -361,10 +404,4 @@ fn unescaped(part: &[u8], escape: u8) -> Vec<u8> {
         }
     }
     out
-}
-
-/// A directory name as a storage name.
-#[must_use]
-pub fn os(bytes: &[u8]) -> OsString {
-    OsString::from_vec(bytes.to_vec())
 }

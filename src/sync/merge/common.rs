@@ -1,6 +1,9 @@
 //! How far the two sides have the same past: the last common UID (sync.md 7.2).
 
-use super::{Context, Facts, Item};
+use std::cell::OnceCell;
+use std::collections::HashMap;
+
+use super::{Context, Facts, Item, Missing};
 use crate::mail::{Guid128, Uid};
 
 /// The common past of two mailboxes.
@@ -63,7 +66,7 @@ const fn same(a: &Item, b: &Item) -> bool {
 /// Finds the last common UID and what each side has beside the common mails.
 ///
 /// A mail that is missing on one side at or below the last common UID was expunged there and goes on the other side too,
-/// with or without a log record (but see [`Context::absence_counts`]); above it, it is new. A UID that carries two different mails ends the common past.
+/// with or without a log record (but see [`Missing`]); above it, it is new. A UID that carries two different mails ends the common past.
 #[must_use]
 pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     let mut out = Common { last: context.last_common, ..Common::default() };
@@ -71,7 +74,12 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     let mut maybe: Vec<(Uid, Single, bool)> = Vec::new();
     let mut m = Cursor { facts: master, item: 0, expunged: 0 };
     let mut s = Cursor { facts: slave, item: 0, expunged: 0 };
-    let raise = |last: &mut Option<Uid>, uid: Uid| *last = (*last).max(Some(uid));
+    let instances = OnceCell::new();
+    // Only an open question makes it worth asking what an equal mail under an equal UID proves.
+    let proves = |maybe: &[(Uid, Single, bool)], last: Option<Uid>, guids: [Option<Guid128>; 2], uid: Uid| {
+        let open = maybe.last().is_some_and(|m| Some(m.0) > last);
+        !open || !guids.into_iter().any(|g| instances.get_or_init(|| Instances::of(master, slave)).is_later(g, uid))
+    };
 
     while let Some(uid) = [m.next_uid(), s.next_uid()].into_iter().flatten().min() {
         let (at_m, at_s) = (m.item, s.item);
@@ -82,11 +90,17 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     break;
                 }
                 out.pairs.push((a, b));
-                raise(&mut out.last, uid);
+                if proves(&maybe, out.last, [master.items[a].guid, slave.items[b].guid], uid) {
+                    out.last = out.last.max(Some(uid));
+                }
             }
             (Known::Here(a), other) => match single(&master.items[a], &other, slave, context) {
-                Verdict::Expunge => raise(&mut out.last, uid),
-                Verdict::Undecided => maybe.push((uid, Single::Master(a), matches!(other, Known::Expunged(_)))),
+                Verdict::Expunge if proves(&maybe, out.last, [master.items[a].guid; 2], uid) => {
+                    out.last = out.last.max(Some(uid))
+                }
+                Verdict::Expunge | Verdict::Undecided => {
+                    maybe.push((uid, Single::Master(a), matches!(other, Known::Expunged(_))));
+                }
                 Verdict::New => out.new_master.push(a),
                 Verdict::End => {
                     m.item = at_m;
@@ -94,20 +108,29 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                 }
             },
             (other, Known::Here(b)) => match single(&slave.items[b], &other, master, context) {
-                Verdict::Expunge => raise(&mut out.last, uid),
-                Verdict::Undecided => maybe.push((uid, Single::Slave(b), matches!(other, Known::Expunged(_)))),
+                Verdict::Expunge if proves(&maybe, out.last, [slave.items[b].guid; 2], uid) => out.last = out.last.max(Some(uid)),
+                Verdict::Expunge | Verdict::Undecided => {
+                    maybe.push((uid, Single::Slave(b), matches!(other, Known::Expunged(_))));
+                }
                 Verdict::New => out.new_slave.push(b),
                 Verdict::End => {
                     s.item = at_s;
                     break;
                 }
             },
-            (Known::Expunged(Some(a)), Known::Expunged(Some(b))) if a == b => raise(&mut out.last, uid),
+            (Known::Expunged(Some(a)), Known::Expunged(Some(b))) if a == b && proves(&maybe, out.last, [Some(a); 2], uid) => {
+                out.last = out.last.max(Some(uid));
+            }
             _ => {}
         }
     }
     for (uid, which, recorded) in maybe {
-        let gone = Some(uid) <= out.last && !context.unified && (recorded || context.absence_counts);
+        let gone = Some(uid) <= out.last
+            && match context.missing {
+                Missing::Expunged => true,
+                Missing::IfLogged => recorded,
+                Missing::IfKnown => false,
+            };
         match which {
             _ if gone => {}
             Single::Master(a) => out.new_master.push(a),
@@ -119,6 +142,30 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     out.new_master.sort_unstable();
     out.new_slave.sort_unstable();
     out
+}
+
+/// The lowest UID at which each mail is on any side.
+///
+/// A second instance of a mail may have come to the same UID by two users' copying it, each on his side: such a pair says nothing
+/// about the mails before it.
+struct Instances(HashMap<Guid128, Uid>);
+
+impl Instances {
+    fn of(master: &Facts, slave: &Facts) -> Self {
+        let mut first = HashMap::with_capacity(master.items.len());
+        let all = [master, slave].into_iter().flat_map(|f| {
+            let here = f.items.iter().filter_map(|i| Some((i.guid?, i.uid)));
+            here.chain(f.expunged.iter().filter_map(|e| Some((e.guid?, e.uid))))
+        });
+        for (guid, uid) in all {
+            first.entry(guid).and_modify(|u: &mut Uid| *u = uid.min(*u)).or_insert(uid);
+        }
+        Self(first)
+    }
+
+    fn is_later(&self, guid: Option<Guid128>, uid: Uid) -> bool {
+        guid.is_none_or(|g| self.0.get(&g).is_some_and(|first| *first < uid))
+    }
 }
 
 enum Single {

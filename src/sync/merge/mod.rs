@@ -80,11 +80,20 @@ pub struct Expunged {
 pub struct Context {
     /// Highest UID that both sides had after an earlier run, from the saved state.
     pub last_common: Option<Uid>,
-    /// The two mailboxes have just become one: what is missing on a side was never there.
-    pub unified: bool,
-    /// A mail that is missing below the last common UID counts as expunged even if no log says so. Not where filters are
-    /// active or changes flow one way only: then it may never have been there.
-    pub absence_counts: bool,
+    /// What it means that a mail is missing at or below the last common UID.
+    pub missing: Missing,
+}
+
+/// What it means that a mail is missing on one side although both have a mail with the same or a higher UID.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Missing {
+    /// It was expunged there, whether a log says so or not: UIDs have the same meaning on both sides, and all were copied.
+    #[default]
+    Expunged,
+    /// It was expunged if the log has that UID; else it was never there, because filters are active.
+    IfLogged,
+    /// It was expunged only if the log has its GUID: one UID may be two mails (`sync -1`, mailboxes that have just become one).
+    IfKnown,
 }
 
 /// What shall be.

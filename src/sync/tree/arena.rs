@@ -47,6 +47,24 @@ pub(super) struct Node {
     pub subscription_time: u64,
     /// Its name is to be replaced before the end.
     pub temporary: bool,
+    /// What its own side calls this level, where that is not the name.
+    pub label: Option<String>,
+    /// Its whole name at its own side, where that has nothing to do with its place here.
+    pub apart: Option<MailboxName>,
+    /// Whether it takes part.
+    pub hold: Hold,
+}
+
+/// Whether a node takes part in the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Hold {
+    /// It does.
+    #[default]
+    Free,
+    /// Not selected: it is neither created, deleted nor renamed, but may move along with its parent.
+    Outside,
+    /// Nobody may touch the name.
+    Frozen,
 }
 
 /// A tree.
@@ -152,19 +170,10 @@ impl Arena {
         self.nodes[id.0].parent = Some(parent);
     }
 
-    /// Takes the node, with all below it, out of the tree.
     pub fn detach(&mut self, id: Id) {
         if let Some(parent) = self.nodes[id.0].parent.take() {
             self.nodes[parent.0].children.retain(|&c| c != id);
         }
-    }
-
-    /// Removes the node and all below it for good.
-    pub fn remove(&mut self, id: Id) {
-        for below in self.subtree(id) {
-            self.set_mailbox(below, None);
-        }
-        self.detach(id);
     }
 
     /// Moves the node, with all below it, to this name below `parent`, which must not lie inside it.
@@ -173,6 +182,37 @@ impl Arena {
         self.detach(id);
         name.clone_into(&mut self.nodes[id.0].name);
         self.attach(id, parent);
+    }
+
+    /// Takes the node, with all below it, out of the tree for good.
+    pub fn discard(&mut self, id: Id) {
+        for n in self.subtree(id) {
+            self.set_mailbox(n, None);
+        }
+        self.detach(id);
+    }
+
+    /// Puts what is below a placeholder below another node, and takes the placeholder out. Where both have a child of one name,
+    /// the one that is there takes in what is below the other.
+    pub fn graft(&mut self, placeholder: Id, into: Id) {
+        self.detach(placeholder);
+        let mut todo = vec![(placeholder, into)];
+        while let Some((from, into)) = todo.pop() {
+            for child in self.children(from).to_vec() {
+                let name = self.name(child).to_owned();
+                let twin = self.child(into, &name);
+                self.detach(child);
+                match twin {
+                    None => self.attach(child, into),
+                    Some(twin) if self.node(child).state == State::Exists => {
+                        self.detach(twin);
+                        self.attach(child, into);
+                        todo.push((twin, child));
+                    }
+                    Some(twin) => todo.push((child, twin)),
+                }
+            }
+        }
     }
 
     /// It is this node, or lies below it.
@@ -190,6 +230,25 @@ impl Arena {
         let mut levels: Vec<String> = self.chain(id).filter(|&n| n != ROOT).map(|n| self.name(n).to_owned()).collect();
         levels.reverse();
         levels
+    }
+
+    /// What the node's own side calls this level.
+    pub fn label(&self, id: Id) -> &str {
+        self.node(id).label.as_deref().unwrap_or_else(|| self.name(id))
+    }
+
+    /// What the node's own side calls it; `None` for the root.
+    pub fn own_name(&self, id: Id) -> Option<MailboxName> {
+        let mut levels: Vec<String> = Vec::new();
+        for n in self.chain(id).filter(|&n| n != ROOT) {
+            if let Some(apart) = &self.node(n).apart {
+                levels.extend(apart.levels().iter().rev().cloned());
+                break;
+            }
+            levels.push(self.label(n).to_owned());
+        }
+        levels.reverse();
+        MailboxName::new(levels)
     }
 
     /// The node's full name; `None` for the root.

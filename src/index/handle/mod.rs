@@ -1,0 +1,269 @@
+//! An opened index: a state, and the log file that it follows (spec: index.md 3.12).
+//!
+//! Reading takes no lock. What is written is written by [`Locked`].
+
+mod create;
+mod load;
+mod locked;
+mod rotate;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::os::fs::{self, Modes};
+use crate::os::lock::{Deadline, How, Lock, is_still};
+
+use super::error::{Damage, DamageClass, Error, Result};
+use super::files::Files;
+use super::log::Header;
+use super::settings::Settings;
+use super::state::{DeletedMark, Source, State};
+
+pub use create::Created;
+pub(super) use load::step;
+pub use locked::{Durability, Locked};
+
+/// How an index is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Locks and durability.
+    pub settings: Settings,
+    /// Modes of new files.
+    pub modes: Modes,
+    /// A replaced snapshot stays as `.backup` (dbox and map).
+    pub backup: bool,
+    /// Open it even if it carries the mark of a deletion.
+    pub even_deleted: bool,
+}
+
+impl Options {
+    /// These settings and modes, without backup of snapshots.
+    #[must_use]
+    pub const fn new(settings: Settings, modes: Modes) -> Self {
+        Self { settings, modes, backup: false, even_deleted: false }
+    }
+
+    fn lock(&self) -> How {
+        How {
+            method: self.settings.lock_method,
+            stale: Duration::from_secs(180),
+            use_excl: self.settings.dotlock_use_excl,
+            modes: self.modes,
+        }
+    }
+}
+
+/// The log file that is being followed.
+#[derive(Debug)]
+struct Head {
+    file: File,
+    path: PathBuf,
+    header: Header,
+    writable: bool,
+    // Length and time of change at the last look.
+    seen: Option<(u64, i64, i64)>,
+}
+
+impl Head {
+    fn source(&self) -> Source<'_> {
+        Source { path: &self.path, minor: self.header.minor, seq: self.header.file_seq }
+    }
+
+    fn look(&self) -> Result<(u64, i64, i64)> {
+        let meta = self.file.metadata().map_err(|e| Error::read(&self.path, e))?;
+        Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
+    }
+}
+
+/// An opened index.
+#[derive(Debug)]
+pub struct Index {
+    files: Files,
+    options: Options,
+    state: State,
+    head: Head,
+    // The state is not to be trusted any more: a write or a replay failed half-way.
+    stale: bool,
+    // Where the snapshot on disk goes on in the log, as far as is known.
+    snapshot: Option<super::state::Position>,
+}
+
+/// A whole log in memory.
+#[derive(Debug)]
+pub(super) struct LogText {
+    pub path: PathBuf,
+    pub header: Header,
+    pub bytes: Vec<u8>,
+}
+
+impl LogText {
+    pub fn source(&self) -> Source<'_> {
+        Source { path: &self.path, minor: self.header.minor, seq: self.header.file_seq }
+    }
+}
+
+impl Index {
+    /// Opens an index and reads it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
+    pub fn open(files: Files, options: Options) -> Result<Self> {
+        let loaded = load::load(&files)?;
+        let index = Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
+            return Err(Error::Deleted(index.files.dir().to_owned()));
+        }
+        Ok(index)
+    }
+
+    /// The state at the last [`Index::open`], [`Index::refresh`], [`Index::lock`] or commit.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The names of its files.
+    #[must_use]
+    pub const fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// How it was opened.
+    #[must_use]
+    pub const fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Takes in what others have written since. Says whether there was anything. Costs two system calls if there was not.
+    ///
+    /// # Errors
+    /// As [`Index::open`], except for the mark of a deletion: see [`State::deleted`].
+    pub fn refresh(&mut self) -> Result<bool> {
+        if self.stale {
+            self.reload()?;
+            return Ok(true);
+        }
+        let before = self.state.position();
+        if self.options.settings.nfs {
+            // Opening a file is what makes a client ask the server for its present attributes.
+            drop(File::open(&self.head.path));
+        }
+        match is_still(&self.head.path, &self.head.file) {
+            Ok(true) => self.follow()?,
+            Ok(false) => self.follow_rotation()?,
+            Err(e) => return Err(Error::read(&self.head.path, e)),
+        }
+        Ok(self.state.position() != before)
+    }
+
+    /// The logs that are still there, the oldest first.
+    pub(super) fn logs(&self) -> Result<Vec<LogText>> {
+        let head = self.head.header;
+        let mut logs = Vec::new();
+        let text = |log: &Head| -> Result<LogText> {
+            let bytes = load::read_from(&log.file, &log.path, 0)?;
+            Ok(LogText { path: log.path.clone(), header: log.header, bytes })
+        };
+        if head.prev_seq != 0
+            && let load::Opened::Head(old) = load::open_file(&self.files.log2())?
+            && (old.header.indexid, old.header.file_seq) == (head.indexid, head.prev_seq)
+        {
+            logs.push(text(&old)?);
+        }
+        logs.push(text(&self.head)?);
+        Ok(logs)
+    }
+
+    /// Reads everything anew.
+    fn reload(&mut self) -> Result<()> {
+        let loaded = load::load(&self.files)?;
+        self.state = loaded.state;
+        self.head = loaded.head;
+        self.snapshot = loaded.snapshot;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Replays what was appended to the head.
+    fn follow(&mut self) -> Result<()> {
+        let look = self.head.look()?;
+        if self.head.seen == Some(look) && !self.options.settings.nfs {
+            return Ok(());
+        }
+        let at = self.state.position().offset;
+        if look.0 < u64::from(at) {
+            self.stale = true;
+            let what = format!("the log is shorter ({} bytes) than it was", look.0);
+            return Err(Damage::new(DamageClass::NeedsFsck, &self.head.path, look.0, what).into());
+        }
+        // Whoever declares a log corrupt overwrites its header.
+        let header = load::read_header(&self.head.file, &self.head.path)?;
+        if let Err(what) = &header {
+            self.stale = true;
+            return Err(Damage::new(DamageClass::LogLost, &self.head.path, 0, what.clone()).into());
+        }
+        let bytes = load::read_from(&self.head.file, &self.head.path, u64::from(at))?;
+        if let Err(damage) = self.state.replay(self.head.source(), &bytes, at) {
+            self.stale = true;
+            return Err(damage.into());
+        }
+        self.head.seen = Some(look);
+        Ok(())
+    }
+
+    /// The log has got another inode: reads the old one to its end, then the new one if it continues it.
+    fn follow_rotation(&mut self) -> Result<()> {
+        self.head.seen = None;
+        self.follow()?;
+        let new = match load::open_head(&self.files)? {
+            load::Opened::Head(new) => new,
+            load::Opened::Gone => return Err(Error::Missing(self.head.path.clone())),
+            load::Opened::Unusable(what) => {
+                return Err(Damage::new(DamageClass::LogLost, &self.head.path, 0, what).into());
+            }
+        };
+        let (old, position) = (self.head.header, self.state.position());
+        let h = new.header;
+        let continues = h.indexid == old.indexid
+            && h.file_seq == old.file_seq.wrapping_add(1)
+            && (h.prev_seq, h.prev_offset) == (position.seq, position.offset);
+        if !continues {
+            return self.reload();
+        }
+        self.state.enter_file(h.file_seq, u32::from(h.size), h.initial_modseq);
+        self.head = new;
+        self.follow()
+    }
+
+    /// Locks the log against all other writers, takes in what they have written, and cuts off what a writer that died
+    /// left behind (index.md 3.10, 3.11).
+    ///
+    /// # Errors
+    /// Kind `TimedOut`, no permission, and as [`Index::refresh`].
+    pub fn lock(&mut self) -> Result<Locked<'_>> {
+        let deadline = Deadline::after(self.options.settings.lock_timeout);
+        let how = self.options.lock();
+        loop {
+            if !self.head.writable {
+                let e = io::Error::new(io::ErrorKind::PermissionDenied, "Index is read-only, can't write-lock");
+                return Err(fs::Error::new("lock", &self.head.path, e).into());
+            }
+            let lock = Lock::acquire(&self.head.file, &self.head.path, &how, deadline)?;
+            if is_still(&self.head.path, &self.head.file).map_err(|e| Error::read(&self.head.path, e))? {
+                self.head.seen = None;
+                if self.stale {
+                    self.reload()?;
+                    // The descriptor that the lock was taken on is closed now.
+                    continue;
+                }
+                self.follow()?;
+                return Locked::new(self, lock);
+            }
+            drop(lock);
+            self.refresh()?;
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The mails of an index, column by column: a new extension costs nothing for the mails that are there.
+
+use crate::index::log::Range;
+
+use super::keywords::SetId;
+
+/// Bytes that all mails' extension data may take together; more is not a mailbox but an attack on memory.
+const MAX_BYTES: usize = 1 << 30;
+
+/// The data of one extension: `size` bytes a mail. What lies behind the end of `data` is zero.
+#[derive(Debug, Clone, Default)]
+pub(in crate::index) struct Column {
+    pub size: usize,
+    data: Vec<u8>,
+}
+
+static ZEROS: [u8; 1 << 15] = [0; 1 << 15];
+
+impl Column {
+    pub fn new(size: u16) -> Self {
+        Self { size: usize::from(size), data: Vec::new() }
+    }
+
+    pub fn get(&self, row: usize) -> &[u8] {
+        let at = row * self.size;
+        self.data.get(at..at + self.size).unwrap_or_else(|| ZEROS.get(..self.size).unwrap_or(&ZEROS))
+    }
+
+    /// The data of a row, to be changed. `rows` is how many there are.
+    pub fn get_mut(&mut self, row: usize, rows: usize) -> &mut [u8] {
+        if self.data.len() < (row + 1) * self.size {
+            self.data.resize(rows * self.size, 0);
+        }
+        &mut self.data[row * self.size..(row + 1) * self.size]
+    }
+
+    pub fn resize(&mut self, size: u16) {
+        let size = usize::from(size);
+        if self.size == size {
+            return;
+        }
+        if !self.data.is_empty() && self.size > 0 && size > 0 {
+            let mut data = vec![0; self.data.len() / self.size * size];
+            let common = size.min(self.size);
+            for (new, old) in data.chunks_exact_mut(size).zip(self.data.chunks_exact(self.size)) {
+                new[..common].copy_from_slice(&old[..common]);
+            }
+            self.data = data;
+        } else {
+            self.data = Vec::new();
+        }
+        self.size = size;
+    }
+
+    pub fn clear(&mut self) {
+        self.data = Vec::new();
+    }
+
+    fn keep(&mut self, dead: &[bool]) {
+        if self.size == 0 {
+            return;
+        }
+        let (mut to, rows) = (0, self.data.len() / self.size);
+        for (from, &dead) in dead.iter().enumerate().take(rows) {
+            if !dead {
+                self.data.copy_within(from * self.size..(from + 1) * self.size, to * self.size);
+                to += 1;
+            }
+        }
+        self.data.truncate(to * self.size);
+    }
+}
+
+/// The columns that every index has. Rows ascend by UID.
+#[derive(Debug, Clone, Default)]
+pub(in crate::index) struct Table {
+    pub uids: Vec<u32>,
+    pub flags: Vec<u8>,
+    pub sets: Vec<SetId>,
+    /// Empty as long as the index keeps no modseqs. 0 = the highest one of the mailbox.
+    pub modseqs: Vec<u64>,
+    /// Rows that were expunged and not yet taken out; empty when there are none.
+    pub dead: Vec<bool>,
+}
+
+impl Table {
+    pub fn len(&self) -> usize {
+        self.uids.len()
+    }
+
+    /// The row of a UID.
+    pub fn row(&self, uid: u32) -> Option<usize> {
+        self.uids.binary_search(&uid).ok().filter(|&r| !self.is_dead(r))
+    }
+
+    fn is_dead(&self, row: usize) -> bool {
+        self.dead.get(row).is_some_and(|&d| d)
+    }
+
+    /// The rows of the mails in a UID range.
+    pub fn rows(&self, range: Range) -> impl Iterator<Item = usize> + use<> {
+        let first = self.uids.partition_point(|&u| u < range.first);
+        let last = self.uids.partition_point(|&u| u <= range.last);
+        // Dead rows may be changed, too: nobody will see it.
+        first..last
+    }
+
+    /// Adds a mail at the end. `false`: there is no room in memory for the extensions' data of so many.
+    pub fn push(&mut self, uid: u32, flags: u8, modseq: Option<u64>, record_size: usize) -> bool {
+        if !fits(self.len() + 1, record_size) {
+            return false;
+        }
+        self.uids.push(uid);
+        self.flags.push(flags);
+        self.sets.push(0);
+        if let Some(modseq) = modseq {
+            self.modseqs.push(modseq);
+        }
+        if !self.dead.is_empty() {
+            self.dead.push(false);
+        }
+        true
+    }
+
+    /// Marks the mails of a range as expunged, until [`Self::compact`].
+    pub fn kill(&mut self, range: Range) {
+        let rows = self.rows(range);
+        let len = self.len();
+        for row in rows {
+            if self.dead.is_empty() {
+                self.dead.resize(len, false);
+            }
+            self.dead[row] = true;
+        }
+    }
+
+    /// Takes the expunged mails out.
+    pub fn compact<'c>(&mut self, columns: impl Iterator<Item = &'c mut Column>) {
+        if self.dead.is_empty() {
+            return;
+        }
+        let dead = std::mem::take(&mut self.dead);
+        for column in columns {
+            column.keep(&dead);
+        }
+        keep(&mut self.uids, &dead);
+        keep(&mut self.flags, &dead);
+        keep(&mut self.sets, &dead);
+        keep(&mut self.modseqs, &dead);
+    }
+}
+
+fn keep<T>(column: &mut Vec<T>, dead: &[bool]) {
+    let mut rows = dead.iter();
+    column.retain(|_| !rows.next().is_some_and(|&d| d));
+}
+
+/// So many rows of so many bytes are plausible.
+pub(in crate::index) fn fits(rows: usize, record_size: usize) -> bool {
+    rows.checked_mul(record_size).is_some_and(|n| n <= MAX_BYTES)
+}

@@ -1,0 +1,105 @@
+//! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
+
+use super::record::{GUID, MDBOX, MailRecord};
+use crate::index::State;
+use crate::mail::{Guid128, Identity, Mail, ModSeq, Status, Uid};
+use crate::store::dbox::{IndexHeader, Pop3};
+
+/// What is wrong with a mailbox index that is readable as such.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadIndex {
+    /// No `mdbox-hdr`, or a GUID of zeros.
+    #[error("has no mailbox GUID")]
+    NoGuid,
+    /// UIDVALIDITY 0.
+    #[error("has no UIDVALIDITY")]
+    NoUidValidity,
+    /// It was made with another map.
+    #[error("map uidvalidity mismatch ({mailbox} vs {map})")]
+    OtherMap {
+        /// What the mailbox says.
+        mailbox: u32,
+        /// What the map says.
+        map: u32,
+    },
+}
+
+/// The extension `mdbox-hdr` of a mailbox, if it is usable.
+pub(super) fn header(state: &State) -> Result<IndexHeader, BadIndex> {
+    state
+        .ext(IndexHeader::MDBOX)
+        .and_then(|ext| IndexHeader::parse(state.ext_header(ext)))
+        .filter(|h| h.guid.is_some())
+        .ok_or(BadIndex::NoGuid)
+}
+
+/// Which POP3 values of a mailbox count.
+pub(super) fn pop3(state: &State, header: &IndexHeader) -> Pop3 {
+    Pop3::new(header, state.ext(Pop3::EXTENSION).map(|ext| state.ext_header(ext)))
+}
+
+/// GUID, UIDVALIDITY and UIDNEXT of a mailbox.
+pub(super) fn identity(state: &State) -> Result<Identity, BadIndex> {
+    let guid = header(state)?.guid.ok_or(BadIndex::NoGuid)?;
+    let uidvalidity = state.uid_validity().ok_or(BadIndex::NoUidValidity)?;
+    Ok(Identity { guid, uidvalidity, uid_next: state.next_uid() })
+}
+
+/// What a mailbox's index says of a mail beyond flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reference {
+    /// Its record in the map and the saved date; `None` is damage ("map uid lost").
+    pub record: Option<MailRecord>,
+    /// Zero = the index has none.
+    pub guid: Guid128,
+}
+
+/// The reference of a row.
+pub(super) fn reference(state: &State, row: usize) -> Reference {
+    let record = state.ext(MDBOX).and_then(|ext| MailRecord::parse(state.ext_record(ext, row)));
+    let guid = state.ext(GUID).and_then(|ext| state.ext_record(ext, row).first_chunk::<16>().copied());
+    Reference { record, guid: Guid128(guid.unwrap_or_default()) }
+}
+
+/// A view: it stays as it is while others change the mailbox.
+#[derive(Debug)]
+pub(super) struct View {
+    pub mails: Vec<Mail>,
+    /// One for each of `mails`.
+    pub references: Vec<Reference>,
+    pub status: Status,
+    pub pop3: Pop3,
+}
+
+impl View {
+    /// What the state shows.
+    pub fn of(state: &State) -> Result<Self, BadIndex> {
+        let identity = identity(state)?;
+        let header = header(state)?;
+        let len = state.len();
+        let mut mails = Vec::with_capacity(len);
+        let mut references = Vec::with_capacity(len);
+        for row in 0..len {
+            mails.push(Mail {
+                uid: state.uid(row),
+                flags: state.flags(row),
+                keywords: state.keywords(row).clone(),
+                modseq: state.modseq(row),
+            });
+            references.push(reference(state, row));
+        }
+        let status = Status {
+            identity,
+            messages: u32::try_from(len).unwrap_or(u32::MAX),
+            first_recent: state.first_recent(),
+            highest_modseq: state.highest_modseq(),
+            highest_private_modseq: ModSeq(0),
+        };
+        Ok(Self { mails, references, status, pop3: pop3(state, &header) })
+    }
+
+    /// The position of a mail.
+    pub fn position(&self, uid: Uid) -> Option<usize> {
+        self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
+    }
+}

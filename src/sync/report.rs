@@ -1,0 +1,63 @@
+//! What went wrong in a run, for its end: the messages themselves have been logged when they came up.
+
+use super::State;
+use crate::mail::Class;
+
+/// How a run ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The worst class of all errors.
+    pub failed: Option<Class>,
+    /// Why the sides may still differ, in Dovecot's words; the first reason.
+    pub desync: Option<String>,
+    /// Mails and names that were left out.
+    pub skipped: u32,
+    /// The new state.
+    pub state: State,
+    /// What was done.
+    pub done: Counts,
+}
+
+/// What a side did to its own store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Mailboxes created, deleted, renamed, subscribed.
+    pub tree: u32,
+    /// Mailboxes whose GUID or UIDVALIDITY changed.
+    pub identity: u32,
+    /// Mails saved.
+    pub saved: u32,
+    /// Mails that got another UID.
+    pub moved: u32,
+    /// Mails expunged.
+    pub expunged: u32,
+    /// Mails whose flags changed.
+    pub flags: u32,
+    /// Mailboxes rebuilt.
+    pub rebuilt: u32,
+}
+
+impl Report {
+    /// An error of this class. Temporary outweighs all others, else the first stays (sync.md 11.2).
+    pub fn fail(&mut self, class: Class) {
+        if self.failed.is_none() || class == Class::Temporary {
+            self.failed = Some(class);
+        }
+    }
+
+    /// The sides may still differ.
+    pub fn desync(&mut self, reason: impl Into<String>) {
+        self.desync.get_or_insert_with(|| reason.into());
+    }
+
+    /// Both sides' reports as one.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        if let Some(class) = other.failed {
+            self.fail(class);
+        }
+        self.desync = self.desync.or(other.desync);
+        self.skipped += other.skipped;
+        self
+    }
+}

@@ -1,0 +1,6 @@
+//! The Maildir storage against what Dovecot wrote, and against a live Dovecot.
+
+mod corpus;
+mod lab;
+mod live;
+mod ours;

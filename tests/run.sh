@@ -1,0 +1,21 @@
+#!/bin/sh
+# Runs all tests. The tests against a real Dovecot need its packages: they are installed where that is possible (Debian,
+# root), else this says which tests were left out.
+set -eu
+cd "$(dirname "$0")/.."
+if ! command -v doveadm >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq || true
+        apt-get install -y -qq dovecot-core dovecot-imapd dovecot-lmtpd >/dev/null || true
+    fi
+fi
+if ! command -v doveadm >/dev/null 2>&1; then
+    echo "no doveadm on this machine: the tests against a real Dovecot are left out (install dovecot-core, dovecot-imapd)" >&2
+fi
+if [ "$(id -u)" != 0 ]; then
+    echo "not root: the tests with files of another user are left out" >&2
+fi
+cargo fmt --check
+cargo clippy --all-targets --quiet -- -D warnings
+cargo test --quiet "$@"

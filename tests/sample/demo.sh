@@ -1,0 +1,34 @@
+#!/bin/sh
+# Builds dsync and runs its main job on a sample Maildir, without any Dovecot: Maildir to mdbox, and back again to see
+# that nothing is missing. Works in a scratch directory, which stays for you to look at.
+set -eu
+cd "$(dirname "$0")/../.."
+cargo build --release --quiet
+dsync=$PWD/target/release/dsync
+work=$(mktemp -d "${TMPDIR:-/tmp}/dsync-demo.XXXXXX")
+cp -R tests/sample/Maildir "$work/Maildir"
+find "$work/Maildir" -name .keep -delete
+cd "$work"
+
+run() {
+    echo "\$ dsync $*"
+    HOME=$work USER=jane "$dsync" -O "$@"
+}
+
+run -o mail_location=maildir:~/Maildir backup mdbox:~/mdbox
+echo "--- what came out ($work/mdbox):"
+find mdbox -type f | LC_ALL=C sort
+echo "--- and back again, to compare:"
+run -o mail_location=mdbox:~/mdbox backup maildir:~/again
+texts() {
+    find "$1" \( -path '*/cur/*' -o -path '*/new/*' \) -type f -exec cksum {} + | awk '{ print $1, $2 }' | LC_ALL=C sort
+}
+texts Maildir > before
+texts again > after
+if cmp -s before after; then
+    echo "all $(wc -l < after | tr -d ' ') mails are there, byte for byte"
+else
+    echo "the mails differ" >&2
+    diff before after >&2
+    exit 1
+fi
