@@ -80,6 +80,11 @@ fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: 
         Some(source) => source,
         None => source_location(config, &user, matches!(who, Who::Current { .. }))?,
     };
+    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
+    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
+    if !foreign.is_empty() {
+        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
+    }
     let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
     let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
     check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
