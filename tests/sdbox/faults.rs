@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dsync::mail::{
-    Edit, EditKind, Flags, Identity, Mailbox, ModSeq, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, UidValidity,
-};
+use dsync::mail::{Edit, EditKind, Flags, Identity, ModSeq, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, UidValidity};
 use dsync::store::Settings;
 use dsync::store::format::{Format, Place};
 use dsync::store::sdbox::Sdbox;

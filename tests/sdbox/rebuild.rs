@@ -9,6 +9,7 @@ use dsync::store::Settings;
 use dsync::store::format::{Format, Place};
 use dsync::store::sdbox::Sdbox;
 
+use crate::beside::Imap;
 use crate::common::{assert_we_see, have_dovecot, keywords, lab, new_mail, open, place, uid};
 use crate::lab::{Lab, SeenBox};
 use crate::live::{create, stage, text};
@@ -176,52 +177,20 @@ fn with_the_index_elsewhere() {
 
 #[test]
 fn sessions_open_it_again_and_dovecot_says_nothing() {
-    use std::io::{BufRead, BufReader, Write};
     if !have_dovecot() {
         return;
     }
     let lab = lab();
     six(&lab);
-    let mut command = lab.command(&[]);
-    let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    command = std::process::Command::new("/usr/lib/dovecot/imap");
-    command.args(&args).env("USER", "u1").env("HOME", lab.path().join("home")).current_dir("/");
-    let child = command
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn();
-    let Ok(mut child) = child else {
-        eprintln!("skipped: no imap binary");
-        return;
-    };
-    let mut input = child.stdin.take().expect("piped");
-    let mut output = BufReader::new(child.stdout.take().expect("piped"));
-    let mut line = String::new();
-    output.read_line(&mut line).expect("a greeting");
-    let mut say = |command: &str, tag: &str| {
-        writeln!(input, "{tag} {command}\r").expect("it reads");
-        let mut all = String::new();
-        loop {
-            let mut line = String::new();
-            if output.read_line(&mut line).expect("it answers") == 0 {
-                return all;
-            }
-            all.push_str(&line);
-            if line.starts_with(tag) {
-                return all;
-            }
-        }
-    };
-    assert!(say("SELECT INBOX", "a").contains("6 EXISTS"));
-    assert!(say("FETCH 1:6 (FLAGS BODY[TEXT])", "b").contains("line two of 6"));
+    let Some(mut imap) = Imap::start(&lab) else { return };
+    assert!(imap.say("SELECT INBOX").contains("6 EXISTS"));
+    assert!(imap.say("FETCH 1:6 (FLAGS BODY[TEXT])").contains("line two of 6"));
     let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
     let plan = plan(&mut *mailbox, NEW);
     mailbox.rebuild(plan).expect("rebuilt");
-    let answer = say("NOOP", "c");
+    let answer = imap.say("NOOP");
     assert!(answer.contains("BYE") || answer.is_empty(), "{answer}");
-    drop(input);
-    child.wait().expect("it ends");
+    drop(imap);
     assert_as_planned(&lab.dump()["INBOX"], NEW);
     lab.silent();
 }
