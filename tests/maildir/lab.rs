@@ -116,8 +116,7 @@ impl Lab {
         let mut c = Command::new("doveadm");
         c.arg("-c").arg(self.path().join("dovecot.conf")).args(args);
         self.env(&mut c);
-        let mut child =
-            c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("doveadm runs");
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("doveadm runs");
         child.stdin.take().expect("piped").write_all(input).expect("doveadm reads");
         child.wait_with_output().expect("doveadm ends")
     }

@@ -10,9 +10,7 @@ use dsync::mail::{
 use dsync::store::format::Format;
 
 use crate::lab::{Imap, Lab, SeenBox, contents, have_dovecot};
-use crate::ours::{
-    all, body, expunge, flags, format, guid, keyword_edit, keywords, new_mail, open, place, text, uid,
-};
+use crate::ours::{all, body, expunge, flags, format, guid, keyword_edit, keywords, new_mail, open, place, text, uid};
 
 /// Dovecot and we see the same mails.
 #[track_caller]

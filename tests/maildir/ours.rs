@@ -85,13 +85,7 @@ pub fn flags(n: u32, add: Flags, remove: Flags) -> Edit {
 }
 
 pub fn keyword_edit(n: u32, add: Flags, remove: Flags, plus: &[&str], minus: &[&str]) -> Edit {
-    let kind = EditKind::Flags {
-        add,
-        remove,
-        add_keywords: keywords(plus),
-        remove_keywords: keywords(minus),
-        modseq: ModSeq(0),
-    };
+    let kind = EditKind::Flags { add, remove, add_keywords: keywords(plus), remove_keywords: keywords(minus), modseq: ModSeq(0) };
     Edit { uid: uid(n), expect: None, kind }
 }
 

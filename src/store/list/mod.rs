@@ -8,7 +8,7 @@ mod location;
 mod names;
 mod paths;
 pub mod subscriptions;
-mod tabescape;
+pub mod tabescape;
 pub mod uidvalidity;
 mod utf7;
 mod walk;

@@ -7,6 +7,7 @@
 mod change;
 mod guid_dirs;
 mod history;
+mod metadata;
 mod scan;
 mod spaces;
 mod subscribe;
@@ -15,7 +16,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::index;
-use crate::mail::{Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity};
+use crate::mail::{
+    Attribute, Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity,
+};
+use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
 use crate::store::list::{Entry, Layout, List, Location};
 use crate::store::{Account, Settings};
@@ -62,6 +66,8 @@ pub struct LocalStore {
     open_for: OpenFor,
     /// The namespaces of the last scan; all usable ones before it.
     selected: Vec<usize>,
+    /// `mail_attribute_dict`, where it is a file.
+    attributes: Option<AttributeFile>,
     /// What the last scan found, and what was made since.
     known: HashMap<MailboxName, Known>,
 }
@@ -92,9 +98,16 @@ impl LocalStore {
             settings: account.settings.clone(),
             open_for,
             selected: Vec::new(),
+            attributes: None,
             known: HashMap::new(),
         };
         store.add_spaces(account, make_format)?;
+        if let Some(dict) = &account.settings.attribute_dict {
+            store.attributes = AttributeFile::of(dict, account.settings.index.dotlock_use_excl);
+            if store.attributes.is_none() {
+                tracing::warn!("mail_attribute_dict={dict} is no file: attributes of mailboxes are not synchronised");
+            }
+        }
         store.selected = (0..store.spaces.len()).filter(|&i| store.spaces[i].usable.is_ok()).collect();
         Ok(store)
     }
@@ -190,6 +203,14 @@ impl Store for LocalStore {
         sites.sort_unstable();
         sites.dedup();
         sites.into_iter().try_for_each(|site| self.sites[site].format.purge())
+    }
+
+    fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        self.get_attributes(guid)
+    }
+
+    fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
+        self.change_attribute(name, guid, attribute)
     }
 }
 

@@ -26,7 +26,9 @@ use super::stage::Text;
 use super::sync::push;
 use super::uidlist::{Header, Taken, Uidlist, UidlistLock};
 use crate::index::{Bits, Durability, Transaction, raise};
-use crate::mail::{Class, Error, Floors, Identity, Mailbox, ModSeq, NewMail, Original, Rebuild, RebuildFrom, Result, SaveError, Uid};
+use crate::mail::{
+    Class, Error, Floors, Identity, Mailbox, ModSeq, NewMail, Original, Rebuild, RebuildFrom, Result, SaveError, Uid,
+};
 use crate::os::Fsync;
 use crate::os::fs;
 
@@ -189,8 +191,7 @@ impl MaildirMailbox {
         let mut modseqs = Transaction::new(Bits::INTERNAL);
         modseqs.keep_modseqs();
         locked.commit(&modseqs, Durability::Later)?;
-        let mails: Vec<_> =
-            planned.iter().map(|p| record::Entry { uid: p.mail.uid, mail: &p.mail, base: &p.base }).collect();
+        let mails: Vec<_> = planned.iter().map(|p| record::Entry { uid: p.mail.uid, mail: &p.mail, base: &p.base }).collect();
         record::Record { mails: &mails, expunged: &[], saved: &[] }.write(&mut locked)?;
         let floors = Floors {
             uid_next: Some(tail.identity.uid_next),

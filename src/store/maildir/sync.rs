@@ -219,13 +219,7 @@ impl Core {
         Ok(())
     }
 
-    fn sync_index(
-        &mut self,
-        lock: &mut UidlistLock,
-        scan: Scan,
-        written: &Written,
-        missed: &mut Vec<u32>,
-    ) -> Result<Round> {
+    fn sync_index(&mut self, lock: &mut UidlistLock, scan: Scan, written: &Written, missed: &mut Vec<u32>) -> Result<Round> {
         let mut index = self.index.take().expect("holds because ensure_index was called");
         let mut locked = match index.lock() {
             Ok(locked) => locked,

@@ -49,6 +49,8 @@ pub(super) struct Node {
     pub temporary: bool,
     /// What its own side calls this level, where that is not the name.
     pub label: Option<String>,
+    /// Its whole name at its own side, where that has nothing to do with its place here.
+    pub apart: Option<MailboxName>,
     /// Whether it takes part.
     pub hold: Hold,
 }
@@ -168,7 +170,7 @@ impl Arena {
         self.nodes[id.0].parent = Some(parent);
     }
 
-    fn detach(&mut self, id: Id) {
+    pub fn detach(&mut self, id: Id) {
         if let Some(parent) = self.nodes[id.0].parent.take() {
             self.nodes[parent.0].children.retain(|&c| c != id);
         }
@@ -180,6 +182,37 @@ impl Arena {
         self.detach(id);
         name.clone_into(&mut self.nodes[id.0].name);
         self.attach(id, parent);
+    }
+
+    /// Takes the node, with all below it, out of the tree for good.
+    pub fn discard(&mut self, id: Id) {
+        for n in self.subtree(id) {
+            self.set_mailbox(n, None);
+        }
+        self.detach(id);
+    }
+
+    /// Puts what is below a placeholder below another node, and takes the placeholder out. Where both have a child of one name,
+    /// the one that is there takes in what is below the other.
+    pub fn graft(&mut self, placeholder: Id, into: Id) {
+        self.detach(placeholder);
+        let mut todo = vec![(placeholder, into)];
+        while let Some((from, into)) = todo.pop() {
+            for child in self.children(from).to_vec() {
+                let name = self.name(child).to_owned();
+                let twin = self.child(into, &name);
+                self.detach(child);
+                match twin {
+                    None => self.attach(child, into),
+                    Some(twin) if self.node(child).state == State::Exists => {
+                        self.detach(twin);
+                        self.attach(child, into);
+                        todo.push((twin, child));
+                    }
+                    Some(twin) => todo.push((child, twin)),
+                }
+            }
+        }
     }
 
     /// It is this node, or lies below it.
@@ -206,7 +239,14 @@ impl Arena {
 
     /// What the node's own side calls it; `None` for the root.
     pub fn own_name(&self, id: Id) -> Option<MailboxName> {
-        let mut levels: Vec<String> = self.chain(id).filter(|&n| n != ROOT).map(|n| self.label(n).to_owned()).collect();
+        let mut levels: Vec<String> = Vec::new();
+        for n in self.chain(id).filter(|&n| n != ROOT) {
+            if let Some(apart) = &self.node(n).apart {
+                levels.extend(apart.levels().iter().rev().cloned());
+                break;
+            }
+            levels.push(self.label(n).to_owned());
+        }
         levels.reverse();
         MailboxName::new(levels)
     }

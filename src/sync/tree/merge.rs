@@ -69,11 +69,14 @@ pub(super) struct Merge {
     pub changes: Vec<Change>,
     /// Names that do not move, beside INBOX.
     pub fixed: HashSet<Vec<String>>,
+    /// To the letter. Otherwise directories never stand in the way: a Dovecot moves them about as if they had an identity,
+    /// which is where its temporary names mostly come from, after quite ordinary renames of one side.
+    pub as_dovecot: bool,
 }
 
 impl Merge {
     pub fn new(local: Arena, remote: Arena, keep: Keep) -> Self {
-        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new() }
+        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), as_dovecot: true }
     }
 
     /// Runs to the end (4.1).

@@ -37,8 +37,6 @@ pub struct TreeOptions {
     pub only: Only,
     /// Excluded mailboxes (`-x`).
     pub exclude: Vec<String>,
-    /// Names that cannot move because they are the prefixes of namespaces. INBOX never moves.
-    pub fixed: Vec<MailboxName>,
     /// A backup from an empty source onto a destination that has mail is wanted.
     pub allow_empty_source: bool,
 }
@@ -47,7 +45,7 @@ impl TreeOptions {
     /// A run without selection against our own kind.
     #[must_use]
     pub const fn new(mode: Mode, side: Side) -> Self {
-        Self { mode, side, peer: Peer::Ours, only: Only::All, exclude: Vec::new(), fixed: Vec::new(), allow_empty_source: false }
+        Self { mode, side, peer: Peer::Ours, only: Only::All, exclude: Vec::new(), allow_empty_source: false }
     }
 
     /// What the local side does in this mode.
@@ -258,9 +256,9 @@ pub enum TreeError {
          is it mounted? Nothing was changed (--allow-empty-source does it nevertheless)"
     )]
     EmptySource,
-    /// A mask of `-m` or `-x` cannot be understood.
-    #[error("Invalid mailbox mask {0}")]
-    Mask(String),
+    /// The renames on both sides found no common end.
+    #[error("BUG: Mailbox renaming algorithm found no end; no mailbox was renamed")]
+    Stuck,
 }
 
 impl TreeError {
@@ -268,8 +266,7 @@ impl TreeError {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::DuplicateGuid { .. } | Self::DuplicateName(_) | Self::EmptySource => Class::Temporary,
-            Self::Mask(_) => Class::Params,
+            Self::DuplicateGuid { .. } | Self::DuplicateName(_) | Self::EmptySource | Self::Stuck => Class::Temporary,
         }
     }
 }
