@@ -155,7 +155,11 @@ impl Merge {
         let old = self.trees[t].full_name(n);
         let tree = &mut self.trees[t];
         let name = tree.name(n);
-        let base = if tree.node(n).temporary { name.rfind('-').map_or(name, |at| &name[..at]) } else { name };
+        let base = match (tree.node(n).temporary, self.as_dovecot) {
+            (false, _) => name,
+            (true, true) => name.rfind('-').map_or(name, |at| &name[..at]),
+            (true, false) => temporary_base(name).unwrap_or(name),
+        };
         let base = cut(base, TEMP_BASE_MAX).to_owned();
         let siblings = tree.above(n);
         let new = (1u64..)
@@ -269,6 +273,22 @@ impl Merge {
         Ordering::Equal
     }
 
+    /// A temporary name that only one side has is what an interrupted run, or one that could not change the other side, has left:
+    /// it counts for nothing against the other side's name.
+    pub(super) fn mark_leftovers(&mut self) {
+        for t in [L, R] {
+            let (tree, other) = (&self.trees[t], &self.trees[1 - t]);
+            let is_leftover = |n: &Id| {
+                let there = tree.guid(*n).and_then(|guid| other.by_guid(guid));
+                temporary_base(tree.name(*n)).is_some() && there.is_some_and(|o| temporary_base(other.name(o)).is_none())
+            };
+            let leftovers: Vec<Id> = tree.subtree(ROOT).into_iter().filter(is_leftover).collect();
+            for n in leftovers {
+                self.trees[t].node_mut(n).temporary = true;
+            }
+        }
+    }
+
     /// Gives the nodes that still have temporary names final ones; true if there were any.
     pub(super) fn final_names(&mut self, t: usize) -> bool {
         let mut renamed = false;
@@ -346,6 +366,13 @@ impl Merge {
             node.temporary = false;
         }
     }
+}
+
+/// What a temporary name, ours or Dovecot's, was made from.
+fn temporary_base(name: &str) -> Option<&str> {
+    let (base, suffix) = name.rsplit_once("-temp-")?;
+    let hex = (1..=32).contains(&suffix.len()) && suffix.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex && !base.is_empty()).then_some(base)
 }
 
 /// The longest beginning of at most `max` bytes.
