@@ -20,24 +20,25 @@ const FINAL_MAX: usize = 100;
 impl Merge {
     /// Rearranges until nothing contradicts.
     pub(super) fn settle_names(&mut self, nodes: usize) -> Result<(), Stuck> {
-        let mut tries = 0;
+        self.moves_left = 3 * nodes + 1;
         while self.rename_pass(ROOT, ROOT) {
-            tries += 1;
-            if tries > 3 * nodes {
+            if self.moves_left == 0 {
                 return Err(Stuck);
             }
         }
         Ok(())
     }
 
-    /// Walks two nodes of one path; true when it moved something, so that the walk must begin anew.
+    /// Walks two nodes of one path; true when it moved something, so that the walk must begin anew. Where we need not do as
+    /// Dovecot does, the walk goes on as far as it can before it begins anew.
     fn rename_pass(&mut self, lp: Id, rp: Id) -> bool {
         let (mut i, mut j) = (0, 0);
+        let mut moved = false;
         loop {
             let l = self.trees[L].children(lp).get(i).copied();
             let r = self.trees[R].children(rp).get(j).copied();
             let order = match (l, r) {
-                (None, None) => return false,
+                (None, None) => return moved,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(l), Some(r)) => self.trees[L].name(l).cmp(self.trees[R].name(r)),
@@ -48,11 +49,21 @@ impl Merge {
                 Ordering::Equal => {}
             }
             let (l, r) = (self.trees[L].children(lp)[i], self.trees[R].children(rp)[j]);
-            if self.settle(l, r) || self.rename_pass(l, r) {
+            let name = self.trees[L].name(l).to_owned();
+            let settled = self.settle(l, r);
+            self.moves_left = self.moves_left.saturating_sub(usize::from(settled));
+            if !settled && !self.rename_pass(l, r) {
+                (i, j) = (i + 1, j + 1);
+                continue;
+            }
+            if self.as_dovecot || self.moves_left == 0 || self.trees[L].path(lp) != self.trees[R].path(rp) {
                 return true;
             }
-            i += 1;
-            j += 1;
+            moved = true;
+            // What is at a name that has just been settled is looked at again.
+            let done = |tree: &Arena, c: Id| tree.name(c) < name.as_str() || !settled && tree.name(c) == name;
+            i = self.trees[L].children(lp).partition_point(|&c| done(&self.trees[L], c));
+            j = self.trees[R].children(rp).partition_point(|&c| done(&self.trees[R], c));
         }
     }
 
