@@ -16,7 +16,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use crate::index;
-use crate::mail::{Attribute, Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity};
+use crate::mail::{
+    Attribute, Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity,
+};
 use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
 use crate::store::list::{Entry, Layout, List, Location};

@@ -113,7 +113,10 @@ impl Core {
         let number = u32::from_le_bytes([hash[16], hash[17], hash[18], hash[19]]) >> 1 | 1;
         let state = self.index.as_ref().map(Index::state);
         Header::new(
-            state.and_then(State::uid_validity).or_else(|| UidValidity::new(number)).expect("holds because the lowest bit is set"),
+            state
+                .and_then(State::uid_validity)
+                .or_else(|| UidValidity::new(number))
+                .expect("holds because the lowest bit is set"),
             MailboxGuid::new(guid).unwrap_or_else(MailboxGuid::generate),
         )
     }
