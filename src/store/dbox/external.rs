@@ -362,7 +362,7 @@ mod tests {
         assert!(with("sis posix").expect("plain").single_instance);
         assert!(with("sis-queue /var/queue:posix").expect("plain").single_instance);
         assert_eq!(with("compress gz:6:posix"), Err(ExternalError::Driver("compress gz:6:posix".into())));
-        assert_eq!(with("sis-queue /q:crypt:posix").is_ok(), false);
+        assert!(with("sis-queue /q:crypt:posix").is_err());
         assert_eq!(Attachments::of(&Settings::default()), Err(ExternalError::NoDirectory));
     }
 }

@@ -140,8 +140,8 @@ impl Core {
         if self.mend(&scan)? {
             return Ok(Round::Again);
         }
-        number(&mut taken.list, &mut scan, self.mailbox())?;
-        self.drop_stale_lines(&mut taken, &scan);
+        let new_from = number(&mut taken.list, &mut scan, self.mailbox())?;
+        self.drop_stale_lines(&mut taken, &scan)?;
 
         let mut table = self.keywords.read()?;
         let before = table.clone();
@@ -152,11 +152,11 @@ impl Core {
         if self.table != before {
             self.keywords.write(&self.table)?;
         }
-        let known = taken.on_disk();
         self.uidlist.write(lock, taken)?;
 
         self.ensure_index()?;
-        let done = self.sync_index(lock, scan, known, started, missed);
+        let written = Written { started, new_from, new: scan.new_time, cur: scan.cur_time };
+        let done = self.sync_index(lock, scan, &written, missed);
         if done.is_err() {
             // Whatever was half done is found by looking again.
             self.places = None;
@@ -194,14 +194,18 @@ impl Core {
     }
 
     /// Lines of files that are long gone (5.3). A line that the index still needs stays.
-    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) {
+    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) -> Result<()> {
         let (lines, live) = (taken.list.len(), scan.places.len());
         if lines == live || !(taken.list.needs_rewrite() || lines * 75 / 100 >= live) {
-            return;
+            return Ok(());
         }
-        let Some(state) = self.index.as_ref().map(Index::state) else { return };
-        let needed = |uid: u32| Uid::new(uid).is_some_and(|uid| uid >= state.next_uid() || state.row(uid).is_some());
-        taken.list.retain(|_, entry| scan.places.get(entry.uid).is_some() || needed(entry.uid));
+        // A file can be hidden from one look by being renamed in that moment.
+        let again = scan::scan(self.mailbox(), &taken.list)?;
+        let there = |uid: u32| scan.places.get(uid).is_some() || again.places.get(uid).is_some();
+        let state = self.index.as_ref().map(Index::state);
+        let indexed = |uid: u32| Uid::new(uid).is_some_and(|uid| state.is_some_and(|s| s.row(uid).is_some()));
+        taken.list.retain(|_, entry| there(entry.uid) || indexed(entry.uid));
+        Ok(())
     }
 
     /// Makes the index if there is none.
@@ -215,14 +219,7 @@ impl Core {
         Ok(())
     }
 
-    fn sync_index(
-        &mut self,
-        lock: &mut UidlistLock,
-        scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
-        missed: &mut Vec<u32>,
-    ) -> Result<Round> {
+    fn sync_index(&mut self, lock: &mut UidlistLock, scan: Scan, written: &Written, missed: &mut Vec<u32>) -> Result<Round> {
         let mut index = self.index.take().expect("holds because ensure_index was called");
         let mut locked = match index.lock() {
             Ok(locked) => locked,
@@ -231,7 +228,7 @@ impl Core {
                 return Err(e.into());
             }
         };
-        let done = self.sync_locked_index(lock, &mut locked, scan, known_lines, started, missed);
+        let done = self.sync_locked_index(lock, &mut locked, scan, written, missed);
         drop(locked);
         self.index = Some(index);
         done
@@ -242,8 +239,7 @@ impl Core {
         lock: &mut UidlistLock,
         locked: &mut Locked<'_>,
         scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
+        written: &Written,
         missed: &mut Vec<u32>,
     ) -> Result<Round> {
         self.agree_on_uidvalidity(locked)?;
@@ -280,8 +276,7 @@ impl Core {
         });
         let changes: Vec<_> = changes.collect();
         let outcome = self.carry_out(&changes, &mut places, lock)?;
-        let written = Written { started, known_lines, new: scan.new_time, cur: scan.cur_time };
-        let done = self.write_index(locked, &steps, &outcome, &written);
+        let done = self.write_index(locked, &steps, &outcome, written);
         self.places = Some(places);
         done?;
         Ok(if changes.is_empty() { Round::Done } else { Round::Again })
@@ -331,7 +326,6 @@ impl Core {
 
     fn write_index(&self, locked: &mut Locked<'_>, steps: &[Step], outcome: &Outcome, written: &Written) -> Result<()> {
         let list = self.uidlist.list().expect("holds because it was just written");
-        let new_from = list.get(written.known_lines).map_or(u32::MAX, |e| e.uid);
         let mut batch = Batch::new(locked);
         let mut first_recent = 0;
         for step in steps {
@@ -341,7 +335,7 @@ impl Core {
                     batch.tx.append(uid, flags.bits());
                     batch.tx.keywords(uid, keywords);
                     // Mails that the uidlist had before are not \Recent (2.4).
-                    if uid.get() < new_from {
+                    if uid.get() < written.new_from {
                         first_recent = uid.next().get();
                     }
                 }
@@ -395,9 +389,11 @@ impl Core {
     }
 }
 
+/// What a scan saw, and what it led to.
 struct Written {
     started: SystemTime,
-    known_lines: usize,
+    // Mails from this UID on are new to the uidlist.
+    new_from: u32,
     new: DirTime,
     cur: DirTime,
 }
@@ -479,14 +475,15 @@ pub(super) fn guid128(list: &Uidlist, uid: Uid) -> Guid128 {
     list.find(uid.get()).and_then(|e| MailGuid::new(e.guid())).map_or(Guid128::ZERO, |guid| guid.to_128())
 }
 
-/// Gives UIDs to the unknown files of a scan, in their order.
-pub(super) fn number(list: &mut Uidlist, scan: &mut Scan, mailbox: &std::path::Path) -> Result<()> {
+/// Gives UIDs to the unknown files of a scan, in their order. Returns from which one on.
+pub(super) fn number(list: &mut Uidlist, scan: &mut Scan, mailbox: &std::path::Path) -> Result<u32> {
+    let first = list.next_uid();
     for found in std::mem::take(&mut scan.unknown) {
         let uid = list.next_uid();
         push(list, uid, b"", found.base(), mailbox)?;
         scan.places.set(uid, found.dir, &found.name[found.base().len()..]);
     }
-    Ok(())
+    Ok(first)
 }
 
 /// Adds a line.

@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::attachments;
 use super::map::{Locked, Switch};
 use super::plan::{Found, Listed, PurgePlan, purge_plan, split_by_size};
 use super::record::MapRecord;
@@ -26,7 +25,7 @@ use crate::mail::{Class, Error, Result};
 use crate::os::fs::{self, Modes};
 use crate::os::lock::{self, Deadline, How, Lock};
 use crate::os::{Fsync, LockMethod};
-use crate::store::dbox::{DboxFile, Message, Writer};
+use crate::store::dbox::{DboxFile, Message, Temp, Writer};
 
 /// Purges every file that has a mail without references. Files that somebody appends to are left for another time.
 ///
@@ -90,7 +89,8 @@ fn purge_file(storage: &mut Storage, id: u32) -> Result<()> {
         return Ok(());
     }
     let gone: BTreeSet<u32> = plan.drop.iter().map(|l| l.place.offset).collect();
-    let (drop, keep): (Vec<_>, Vec<_>) = messages.into_iter().partition(|m| gone.contains(&(m.offset as u32)));
+    let is_gone = |m: &Message| u32::try_from(m.offset).is_ok_and(|o| gone.contains(&o));
+    let (drop, keep): (Vec<_>, Vec<_>) = messages.into_iter().partition(is_gone);
 
     let outputs = copy_survivors(storage, &source, &plan, &keep)?;
     if !switch(storage, id, &plan, outputs)? {
@@ -102,7 +102,17 @@ fn purge_file(storage: &mut Storage, id: u32) -> Result<()> {
     {
         fs::fsync_dir(dir)?;
     }
-    attachments::remove(&storage.settings, drop.iter().filter_map(|m| m.metadata.external()))
+    remove_attachments(storage, &source.file, &drop)
+}
+
+/// P10.
+fn remove_attachments(storage: &Storage, file: &DboxFile, messages: &[Message]) -> Result<()> {
+    for message in messages {
+        if let Some((attachments, parts)) = storage.rules.attachments(file, message)? {
+            attachments.delete(&parts, None)?;
+        }
+    }
+    Ok(())
 }
 
 /// The records without references of a file that is nowhere (P1).
@@ -127,7 +137,7 @@ fn drop_records_of_missing(storage: &mut Storage, id: u32) -> Result<()> {
 
 /// A file with survivors, and what is in it.
 struct Output {
-    writer: Writer,
+    temp: Temp,
     moved: Vec<(u32, u32, u32)>,
 }
 
@@ -152,7 +162,7 @@ fn copy_survivors(storage: &Storage, source: &Source, plan: &PurgePlan, keep: &[
         } else {
             writer.sync()?;
         }
-        outputs.push(Output { writer, moved });
+        outputs.push(Output { temp: writer.close(), moved });
     }
     Ok(outputs)
 }
@@ -166,14 +176,13 @@ fn switch(storage: &mut Storage, id: u32, plan: &PurgePlan, mut outputs: Vec<Out
     let mut moved = Vec::with_capacity(plan.keep.len());
     if !outputs.is_empty() {
         let count = u32::try_from(outputs.len()).map_err(|e| Error::new(Class::Limit, e))?;
-        let mut file_id = locked.reserve(&storage.files, count)?;
+        let first = locked.reserve(&storage.files, count)?;
         let mut dirs = BTreeSet::new();
-        for output in &mut outputs {
-            let dir = output.writer.path().parent().unwrap_or(Path::new(".")).to_owned();
-            output.writer.publish(&dir.join(format!("m.{file_id}")))?;
+        for (file_id, output) in (first..).zip(&mut outputs) {
+            let dir = output.temp.path().parent().unwrap_or(Path::new(".")).to_owned();
+            output.temp.publish(&dir.join(format!("m.{file_id}")))?;
             moved.extend(output.moved.iter().map(|&(uid, offset, size)| (uid, MapRecord { file_id, offset, size })));
             dirs.insert(dir);
-            file_id += 1;
         }
         if storage.settings.index.fsync != Fsync::Never {
             for dir in dirs {

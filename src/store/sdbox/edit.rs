@@ -9,13 +9,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::cache::Cache;
 use super::create::DBOX_HDR;
 use super::files::OpenError;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::view::View;
 use crate::index::{self, Bits, Durability, Locked, Request, State, Transaction, plan_edits};
-use crate::mail::{Edit, EditKind, Floors, Guid128, MailboxGuid, Result, Uid, UidValidity};
+use crate::mail::{Edit, EditKind, Floors, Guid128, MailGuid, MailboxGuid, Result, Uid, UidValidity};
 use crate::store::dbox::{Attachments, External, Owner};
 
 /// A mail that is to go.
@@ -30,15 +29,20 @@ pub(super) struct Victim {
 pub(super) fn edit(mailbox: &mut SdboxMailbox, edits: &[Edit]) -> Result<()> {
     let going = edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).map(|e| e.uid);
     let victims = victims(mailbox, going)?;
+    for edit in edits.iter().filter(|e| e.expect.is_some()) {
+        if let Some(row) = mailbox.view.row(edit.uid) {
+            mailbox.look_up(row);
+        }
+    }
     let learned: HashMap<Uid, Guid128> = victims.iter().map(|v| (v.uid, v.guid)).filter(|v| !v.1.is_zero()).collect();
 
-    let SdboxMailbox { index, view, cache, place, .. } = &mut *mailbox;
+    let SdboxMailbox { index, view, place, .. } = &mut *mailbox;
     let mut locked = index.lock()?;
     check_writable(locked.state(), view.status.identity, place)?;
     keep_modseqs(&mut locked)?;
     let guid = |row: usize| {
         let uid = locked.state().uid(row);
-        learned.get(&uid).copied().or_else(|| cheap_guid(view, cache, uid))
+        learned.get(&uid).copied().or_else(|| cheap_guid(view, uid))
     };
     let plan = plan_edits(locked.state(), edits, Bits::EXTERNAL_SYNC, guid);
     locked.commit_all(&plan.changes, Durability::Lazy)?;
@@ -59,17 +63,19 @@ fn keep_modseqs(locked: &mut Locked<'_>) -> Result<()> {
 }
 
 /// What is known of a mail's GUID without opening it.
-fn cheap_guid(view: &View, cache: &Cache, uid: Uid) -> Option<Guid128> {
-    let known = view.known(view.row(uid)?).map(|k| k.guid.to_128());
-    known.or_else(|| cache.guid(&uid).map(|g| g.to_128()))
+fn cheap_guid(view: &View, uid: Uid) -> Option<Guid128> {
+    view.slots[view.row(uid)?].guid.as_ref().map(MailGuid::to_128)
 }
 
 /// Learns what will be needed of mails that are to go: their GUIDs for the log, their attachments.
-fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
+pub(super) fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
     let has_attachments = mailbox.settings.attachment_dir.is_some();
     let mut victims = Vec::new();
     for uid in uids {
-        let known = cheap_guid(&mailbox.view, &mailbox.cache, uid);
+        if let Some(row) = mailbox.view.row(uid) {
+            mailbox.look_up(row);
+        }
+        let known = cheap_guid(&mailbox.view, uid);
         let mut victim = Victim { uid, guid: known.unwrap_or(Guid128::ZERO), external: None };
         if known.is_none() || has_attachments {
             match mailbox.files.open(uid) {

@@ -68,7 +68,7 @@ impl Format for Sdbox {
     }
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn Mailbox>> {
-        rebuild::clean_up(place, &self.settings);
+        rebuild::clean_up(self, place);
         let mailbox = SdboxMailbox::open(place.clone(), self.settings.clone(), self.index(place)?)?;
         Ok(Box::new(mailbox))
     }

@@ -141,10 +141,6 @@ impl Stage {
         debug_assert!(self.open.is_empty(), "synced before");
         std::mem::take(&mut self.mails)
     }
-
-    pub const fn is_empty(&self) -> bool {
-        self.mails.is_empty()
-    }
 }
 
 /// The mail that [`Stage::add_copy`] copies.

@@ -170,7 +170,7 @@ impl Arena {
         self.nodes[id.0].parent = Some(parent);
     }
 
-    fn detach(&mut self, id: Id) {
+    pub fn detach(&mut self, id: Id) {
         if let Some(parent) = self.nodes[id.0].parent.take() {
             self.nodes[parent.0].children.retain(|&c| c != id);
         }

@@ -69,15 +69,14 @@ pub(super) struct Merge {
     pub changes: Vec<Change>,
     /// Names that do not move, beside INBOX.
     pub fixed: HashSet<Vec<String>>,
-    /// Two directories of one name contradict each other when their mailboxes are in different places at the other side, as a
-    /// Dovecot thinks. This is where its temporary names mostly come from, after quite ordinary renames of one side; without
-    /// it every mailbox finds its place by itself.
-    pub directories_move: bool,
+    /// To the letter. Otherwise directories never stand in the way: a Dovecot moves them about as if they had an identity,
+    /// which is where its temporary names mostly come from, after quite ordinary renames of one side.
+    pub as_dovecot: bool,
 }
 
 impl Merge {
     pub fn new(local: Arena, remote: Arena, keep: Keep) -> Self {
-        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), directories_move: true }
+        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), as_dovecot: true }
     }
 
     /// Runs to the end (4.1).

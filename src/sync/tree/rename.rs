@@ -67,7 +67,7 @@ impl Merge {
 
     fn settle(&mut self, l: Id, r: Id) -> bool {
         match (self.trees[L].guid(l), self.trees[R].guid(r)) {
-            (None, None) if !self.directories_move => false,
+            (None, None) if !self.as_dovecot => false,
             (None, None) => {
                 let (Some(r1), Some(l2)) = (self.branch(L, l), self.branch(R, r)) else { return false };
                 self.trees[R].path(r1) != self.trees[L].path(l2) && self.resolve(l, Some(r1), Some(l2), r)
@@ -178,8 +178,11 @@ impl Merge {
         if self.trees[t].is_inside(p, n) {
             return self.to_temp(t, n, ROOT);
         }
-        let under = self.trees[t].above(victim);
-        self.to_temp(t, victim, under);
+        let directory = !self.as_dovecot && self.trees[t].mailbox(victim).is_none();
+        if !directory {
+            let under = self.trees[t].above(victim);
+            self.to_temp(t, victim, under);
+        }
         let old = self.trees[t].full_name(n);
         let target = self.trees[1 - t].node(o).clone();
         let name = self.trees[1 - t].name(o).to_owned();
@@ -187,8 +190,35 @@ impl Merge {
         node.temporary = target.temporary;
         node.time = target.time;
         self.trees[t].move_to(n, p, &name);
+        if directory {
+            self.take_in(t, victim, n);
+        }
         self.log_rename(t, n, old);
         true
+    }
+
+    /// What is below a directory goes below the mailbox that has taken its name. Where both have a mailbox of one name, the
+    /// newcomer's waits under a temporary name.
+    fn take_in(&mut self, t: usize, directory: Id, mailbox: Id) {
+        let mut todo = vec![(directory, mailbox)];
+        while let Some((from, into)) = todo.pop() {
+            self.trees[t].detach(from);
+            for child in self.trees[t].children(from).to_vec() {
+                let name = self.trees[t].name(child).to_owned();
+                if let Some(twin) = self.trees[t].child(into, &name) {
+                    if self.trees[t].mailbox(child).is_none() {
+                        todo.push((child, twin));
+                        continue;
+                    }
+                    if self.trees[t].mailbox(twin).is_some() {
+                        self.to_temp(t, twin, into);
+                    } else {
+                        todo.push((twin, child));
+                    }
+                }
+                self.trees[t].move_to(child, into, &name);
+            }
+        }
     }
 
     fn log_rename(&mut self, t: usize, n: Id, from: Option<crate::mail::MailboxName>) {
@@ -288,8 +318,12 @@ impl Merge {
         let base = &name[..name.rfind('-').map_or(0, |at| at + 1)];
         let base = cut(base, FINAL_MAX - suffix.len() - 1).to_owned();
         let parent = tree.above(n);
-        while tree.child(parent, &format!("{base}{suffix}")).is_some_and(|c| c != n) {
-            count_up(&mut suffix);
+        while let Some(there) = tree.child(parent, &format!("{base}{suffix}")).filter(|&c| c != n) {
+            if !self.as_dovecot && !tree.anything_exists(there) {
+                tree.discard(there);
+            } else {
+                count_up(&mut suffix);
+            }
         }
         tree.node_mut(n).temporary = false;
         tree.move_to(n, parent, &format!("{base}{suffix}"));

@@ -1,0 +1,7 @@
+//! The mdbox storage, judged by fixtures and by a real Dovecot.
+
+mod common;
+mod corpus;
+mod judge;
+mod lab;
+mod live;
