@@ -82,6 +82,7 @@ impl LocalStore {
             let remove = |index: &mut ListIndex, levels: &[&[u8]]| Ok(index.delete(levels, Some(guid))?);
             gone = self.with_list_index(space, remove, &target.entry)?;
         } else {
+            self.forget_in_list_index(&target, !gone);
             self.tell_list_index(space);
         }
         self.known.remove(name);
@@ -203,6 +204,20 @@ impl LocalStore {
         let Some((files, options)) = list_index(list, &self.settings).filter(|_| self.settings.list_index) else { return };
         let told = ListIndex::open(files, options).and_then(|index| index.map_or(Ok(()), |mut i| i.request_refresh()));
         if let Err(e) = told {
+            tracing::warn!("{e}");
+        }
+    }
+
+    /// Dovecot itself goes on showing the GUID of a deleted Maildir++ folder that has children (verified live).
+    fn forget_in_list_index(&self, target: &Target, directory: bool) {
+        let Ok(list) = self.list(target.space) else { return };
+        let Some((files, options)) = list_index(list, &self.settings) else { return };
+        let levels = self.levels(target.space, &target.entry.stored);
+        let levels: Vec<&[u8]> = levels.iter().map(Vec::as_slice).collect();
+        let done = ListIndex::open(files, options)
+            .map_err(Error::from)
+            .and_then(|index| index.map_or(Ok(()), |mut i| Ok(i.forget(&levels, directory)?)));
+        if let Err(e) = done {
             tracing::warn!("{e}");
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use super::{Known, LocalStore, Target, list_index};
-use crate::index::list_index::ListIndex;
+use crate::index::{self, list_index::ListIndex};
 use crate::mail::{
     Class, Error, Existence, Identity, Mailbox, MailboxGuid, MailboxName, Node, Result, Selection, Timestamp, Tree,
 };
@@ -178,13 +178,22 @@ impl LocalStore {
                 node.existence = Existence::Exists;
                 node.identity = Some(identity);
             }
-            // Gone since it was listed.
-            Err(e) if e.class() == Class::NotFound && !self.exists(target).unwrap_or(true) => {}
+            // Gone since it was listed, or being deleted by somebody: not there right now (index.md 4.5). A lost index is not
+            // the same as that.
+            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.is_being_deleted(target)) => {
+            }
             Err(e) => {
                 draft.node(name).existence = Existence::Unreadable;
                 draft.problems.push((name.clone(), e));
             }
         }
+    }
+
+    fn is_being_deleted(&self, target: &Target) -> bool {
+        let Ok(place) = self.place(target) else { return false };
+        let files = index::Files::new(&place.index, index::Files::MAILBOX);
+        let options = index::Options::new(self.settings.index.clone(), place.modes);
+        matches!(index::Index::open(files, options), Err(index::Error::Deleted(_)))
     }
 
     pub(super) fn identity(&mut self, target: &Target) -> Result<Identity> {
