@@ -40,7 +40,6 @@ struct FirstSide {
     user: User,
     account: crate::store::Account,
     destination: String,
-    selected: Selection,
 }
 
 fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: &str) -> Result<FirstSide, Failure> {
@@ -80,6 +79,11 @@ fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: 
         Some(source) => source,
         None => source_location(config, &user, matches!(who, Who::Current { .. }))?,
     };
+    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
+    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
+    if !foreign.is_empty() {
+        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
+    }
     let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
     let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
     check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
@@ -87,12 +91,12 @@ fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: 
         // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
         if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
     })?;
-    request.options.namespaces = selected.clone();
-    Ok(FirstSide { request, user, account, destination, selected })
+    request.options.namespaces = selected;
+    Ok(FirstSide { request, user, account, destination })
 }
 
 fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
-    let FirstSide { request, user, account, destination, selected } = found;
+    let FirstSide { request, user, account, destination } = found;
     let side = Side { owner: user.owner.clone(), location: destination, separator: default_separator(config) };
     let second = if request.destination_options.is_empty() {
         config.account(side, &user.vars)
@@ -104,7 +108,6 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
     };
     let second = second.map_err(|e| account_error(&e))?;
     check::locations(&second, has_namespaces(config)).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
-    check::sides(&selected, &account, &second).map_err(|e| unusable(&e))?;
 
     let mut options = request.options;
     options.commit_interval = match config.uint("dsync_commit_msgs_interval") {

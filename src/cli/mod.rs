@@ -257,3 +257,27 @@ fn stop_on_signals() -> Stop {
     }
     stop
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_asks_to_stop() {
+        let stop = stop_on_signals();
+        assert_eq!(stop.requested(), None);
+        nix::sys::signal::raise(nix::sys::signal::SIGHUP).unwrap();
+        assert_eq!(stop.requested(), None);
+        nix::sys::signal::raise(nix::sys::signal::SIGTERM).unwrap();
+        assert_eq!(stop.requested(), Some(15));
+    }
+
+    #[test]
+    fn instances_are_found_in_dovecots_list() {
+        let dir = tempfile::tempdir().unwrap();
+        // As Dovecot 2.3.19.1 writes it.
+        std::fs::write(dir.path().join("instances"), "1795304987\tfoo\t/nonexistent/run\t/etc/i.conf\n").unwrap();
+        assert_eq!(instance_file(dir.path(), "foo"), Some("/etc/i.conf".into()));
+        assert_eq!(instance_file(dir.path(), "bar"), None);
+    }
+}

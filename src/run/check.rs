@@ -1,4 +1,4 @@
-//! Whether a job can be done at all, before anything is opened (cli-config.md 3.6, 3.7, 7.7). The texts are Dovecot's.
+//! Whether a job can be done at all, before anything is opened (cli-config.md 3.6, 7.7). The texts are Dovecot's.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -127,41 +127,6 @@ fn holding<'a>(name: &str, account: &'a Account) -> Option<&'a NamespaceSettings
     })
 }
 
-/// The two sides can be synchronised with each other.
-///
-/// # Errors
-/// Other separators, the same directory.
-pub fn sides(selected: &Selection, first: &Account, second: &Account) -> Result<(), Unusable> {
-    let one = |account: &'_ Account| -> Option<NamespaceSettings> {
-        let all = &account.namespaces;
-        let by_prefix = |prefix: &str| all.iter().find(|ns| ns.prefix == prefix);
-        let chosen = match selected {
-            Selection::Prefixes(prefixes) => prefixes.first().and_then(|prefix| by_prefix(prefix)),
-            Selection::Default | Selection::All => by_prefix("").or_else(|| all.iter().find(|ns| ns.inbox)),
-        };
-        chosen.cloned()
-    };
-    let (Some(a), Some(b)) = (one(first), one(second)) else { return Ok(()) };
-    let separators = |ns, account: &Account| separator(ns, &account.location, &account.owner);
-    if separators(&a, first) != separators(&b, second) {
-        return Err(Unusable::new(
-            "Mail locations must use the same hierarchy separator (specify namespace prefix=\"\" { separator } explicitly)",
-        ));
-    }
-    let location = |ns, account: &Account| Location::parse(location_of(ns, account), &account.owner).ok();
-    if let (Some(l), Some(m)) = (location(&a, first), location(&b, second))
-        && l.root == m.root
-        && l.index == m.index
-    {
-        return Err(Unusable::new(format!(
-            "Both source and destination mail_location points to same directory: {} (namespace prefix=\"{}\" {{ location }} is set explicitly?)",
-            l.root.display(),
-            a.prefix
-        )));
-    }
-    Ok(())
-}
-
 fn location_of<'a>(ns: &'a NamespaceSettings, account: &'a Account) -> &'a str {
     if ns.location.is_empty() { &account.location } else { &ns.location }
 }
@@ -218,15 +183,5 @@ mod tests {
         let error = select("zzz/", &one).unwrap_err();
         assert_eq!((error.to_string().as_str(), error.class()), ("Namespace not found: 'zzz/'", Class::Params));
         assert!(namespaces(&Selection::Default, &one).unwrap_err().to_string().starts_with("All your namespaces"));
-    }
-
-    #[test]
-    fn both_sides() {
-        let side = |location: &str| account(location, vec![NamespaceSettings::default()]);
-        let error = |a: &str, b: &str| sides(&Selection::Default, &side(a), &side(b)).map_err(|e| e.to_string());
-        assert!(error("maildir:~/M", "mdbox:~/m").unwrap_err().starts_with("Mail locations must use the same"));
-        assert!(error("maildir:~/M", "maildir:~/M").unwrap_err().contains("same directory: /nonexistent/h/M (namespace"));
-        assert_eq!(error("maildir:~/M", "maildir:~/N"), Ok(()));
-        assert_eq!(error("maildir:~/M", "maildir:~/M:INDEX=~/i"), Ok(()));
     }
 }

@@ -197,7 +197,7 @@ impl<L: Link> Round<'_, L> {
     fn facts(&mut self, guids: &facts::Guids) -> Result<Facts> {
         let since = match (self.options.mode, &self.options.algorithm, self.saved) {
             (Mode::Backup(_), _, _) => None,
-            (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: None }),
+            (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: s.last_common }),
             _ => Some(Since::Everything),
         };
         Ok(facts::facts(self.mailbox, guids, since, &self.options.filter)?)

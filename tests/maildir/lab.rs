@@ -79,7 +79,7 @@ impl Lab {
         let conf = format!(
             "base_dir = {r}/run\nstate_dir = {r}/run\nlog_path = {r}/dovecot.log\ninfo_log_path = {r}/info.log\nssl = no\n\
              first_valid_uid = 1\nfirst_valid_gid = 1\nmail_uid = {UID}\nmail_gid = {UID}\nmail_home = {r}/home\n\
-             mail_location = maildir:{r}/home/Maildir{options}\nstats_writer_socket_path =\n{extra}\n\
+             mail_location = maildir:{r}/home/Maildir{options}\nmail_fsync = never\nstats_writer_socket_path =\n{extra}\n\
              namespace inbox {{\n  inbox = yes\n  separator = /\n}}\n"
         );
         std::fs::write(root.join("dovecot.conf"), conf).expect("conf");

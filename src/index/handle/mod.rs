@@ -137,7 +137,7 @@ impl Index {
         &self.options
     }
 
-    /// Takes in what others have written since. Says whether there was anything. Costs two system calls if there was not.
+    /// Takes in what others have written since. Says whether there was anything. Costs a few system calls if there was not.
     ///
     /// # Errors
     /// As [`Index::open`], except for the mark of a deletion: see [`State::deleted`].

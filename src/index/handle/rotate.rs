@@ -103,7 +103,7 @@ impl Locked<'_> {
         let end = index.state.position();
         let header = Header::new(
             index.state.indexid(),
-            end.seq + 1,
+            next_seq(index)?,
             (end.seq, end.offset),
             Timestamp::now().0,
             index.state.highest_modseq().0.max(1),
@@ -136,9 +136,8 @@ impl Locked<'_> {
     /// its new content.
     pub fn reset(&mut self, content: &[Transaction]) -> Result<()> {
         let index = &mut *self.index;
-        let end = index.state.position();
         let modseq = index.state.highest_modseq().0.max(1);
-        let header = Header::new(index.state.indexid(), end.seq + 1, (0, 0), Timestamp::now().0, modseq);
+        let header = Header::new(index.state.indexid(), next_seq(index)?, (0, 0), Timestamp::now().0, modseq);
         let bytes = first_log(&header, &index.head.path, content)?;
         let mut new = new_log(&index.files, &index.options)?;
         if !is_still(&index.head.path, &index.head.file).map_err(|e| Error::read(&index.head.path, e))? {
@@ -175,4 +174,10 @@ impl Locked<'_> {
             self.lock = lock;
         }
     }
+}
+
+/// The sequence number of the log behind the present one.
+fn next_seq(index: &Index) -> Result<u32> {
+    let seq = index.state.position().seq;
+    seq.checked_add(1).ok_or_else(|| Error::refused(&index.head.path, "there is no log number behind this one"))
 }

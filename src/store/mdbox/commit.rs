@@ -19,13 +19,12 @@ use std::path::PathBuf;
 use super::files::Files;
 use super::mailbox::{MdboxMailbox, check_writable, vsize_highest_uid, vsize_lock};
 use super::map::{Locked as LockedMap, RefChanges};
-use super::plan::assign_uids;
 use super::record::{GUID, MDBOX, MailRecord, MapRecord};
 use super::save::{Staged, Text};
 use super::storage::Storage;
 use super::view;
 use crate::index::{self, Bits, Durability, ExtSpec, State, Transaction};
-use crate::mail::{Class, Error, Guid128, ModSeq, NewMail, Result, Saved, Timestamp, Uid};
+use crate::mail::{Class, Error, Guid128, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::store::dbox::{IndexHeader, Pop3, Temp};
@@ -133,16 +132,19 @@ pub(super) struct Arrival<'s> {
     gone: Option<(Uid, u32, Guid128)>,
 }
 
+/// A new map record with its references.
+pub(super) type NewPlace = (MapRecord, u16);
+
 /// Chooses UIDs and map uids, and orders the mails by UID.
 fn arrivals<'s>(
     state: &State,
     staged: &'s [Staged],
     published: &Published,
     first_map_uid: u32,
-) -> Result<(Vec<Arrival<'s>>, Vec<(MapRecord, u16)>)> {
-    let wanted: Vec<u32> = staged.iter().map(|s| s.mail.uid.get()).collect();
+) -> Result<(Vec<Arrival<'s>>, Vec<NewPlace>)> {
+    let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let full = || Error::new(Class::Limit, "the mailbox has no UIDs left");
-    let uids = assign_uids(state.next_uid().get(), &wanted).ok_or_else(full)?;
+    let uids = index::assign_uids(state.next_uid(), &wanted).ok_or_else(full)?;
     let mut order: Vec<usize> = (0..staged.len()).collect();
     order.sort_unstable_by_key(|&i| uids[i]);
 
@@ -164,7 +166,7 @@ fn arrivals<'s>(
             let reference = view::reference(state, state.row(uid)?);
             Some((uid, reference.record?.map_uid, reference.guid))
         });
-        let uid = Uid::new(uids[i]).ok_or_else(full)?;
+        let uid = uids[i];
         let is_new = s.text.file().is_some();
         arrivals.push(Arrival { mail: &s.mail, uid, map_uid, staged: i, is_new, gone });
     }
@@ -292,13 +294,9 @@ fn write(locked: &mut index::Locked<'_>, arrivals: &[Arrival<'_>]) -> (usize, Re
 /// The records of one new mail.
 pub(super) fn append(t: &mut Transaction, mail: &NewMail, uid: Uid, map_uid: u32) {
     let saved = if mail.saved.0 == 0 { Timestamp::now() } else { mail.saved };
-    t.append(uid, mail.flags.bits());
+    t.save(uid, mail, 0);
     t.ext_record(MDBOX_EXT, uid, &MailRecord { map_uid, saved }.to_bytes());
     t.ext_record(GUID_EXT, uid, &mail.guid.to_128().0);
-    t.keywords(uid, &mail.keywords);
-    if mail.modseq > ModSeq(1) {
-        t.modseq(uid, mail.modseq);
-    }
 }
 
 /// What the headers must say so that the POP3 values of these mails show (dbox.md 2.3).

@@ -129,7 +129,7 @@ pub(super) fn empty(shared: &Shared, place: &Place) -> Result<()> {
         held.refresh_map()?;
         crate::index::Options { even_deleted: true, ..held.index_options(place) }
     };
-    let mut index = Index::open(index_files(place), options)?;
+    let index = Index::open(index_files(place), options)?;
     if index.state().deleted() != crate::index::DeletedMark::None {
         return Ok(());
     }

@@ -17,7 +17,7 @@ use super::commit::{MDBOX_HDR_EXT, Sums};
 use super::mailbox::{MdboxMailbox, check_identity, check_writable, vsize_highest_uid, vsize_lock};
 use super::storage::Storage;
 use super::view;
-use crate::index::{Bits, Durability, ExtSpec, Request, State, Transaction};
+use crate::index::{self, Bits, Durability, EditPlan, ExtSpec, Request, State, Transaction};
 use crate::mail::{Edit, EditKind, Floors, MailboxGuid, ModSeq, Result, Uid, UidValidity};
 
 /// Expunges under one lock: others want it, too.
@@ -31,18 +31,17 @@ pub(super) fn edit(mailbox: &mut MdboxMailbox, edits: &[Edit]) -> Result<()> {
     if edits.iter().any(|e| matches!(e.kind, EditKind::Flags { .. })) {
         edit_flags(mailbox, edits)?;
     }
-    let expunges: Vec<&Edit> = edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).collect();
+    let expunges: Vec<Edit> = edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).cloned().collect();
     for batch in expunges.chunks(BATCH) {
-        expunge(mailbox, &|state| batch.iter().filter(|e| row_of(state, e).is_some()).map(|e| e.uid).collect(), false)?;
+        let choice = |state: &State| plan(state, batch).expunges.into_iter().map(|(uid, _)| uid).collect();
+        expunge(mailbox, &choice, false)?;
     }
     Ok(())
 }
 
-/// The row of an edit's mail, if it is the expected one.
-fn row_of(state: &State, edit: &Edit) -> Option<usize> {
-    let row = state.row(edit.uid)?;
-    let guid = view::reference(state, row).guid;
-    edit.expect.is_none_or(|expected| guid.is_zero() || guid == expected).then_some(row)
+fn plan(state: &State, edits: &[Edit]) -> EditPlan {
+    let guid = |row| Some(view::reference(state, row).guid).filter(|g| !g.is_zero());
+    index::plan_edits(state, edits, Bits::EXTERNAL_SYNC, guid)
 }
 
 fn edit_flags(mailbox: &mut MdboxMailbox, edits: &[Edit]) -> Result<()> {
@@ -55,33 +54,8 @@ fn edit_flags(mailbox: &mut MdboxMailbox, edits: &[Edit]) -> Result<()> {
         t.keep_modseqs();
         locked.commit(&t, Durability::Later)?;
     }
-    let mut all = Vec::new();
-    let mut t = Transaction::new(Bits::EXTERNAL_SYNC);
-    for edit in edits {
-        let EditKind::Flags { add, remove, add_keywords, remove_keywords, modseq } = &edit.kind else { continue };
-        let state = locked.state();
-        let Some(row) = row_of(state, edit) else { continue };
-        let (flags, keywords) = (state.flags(row), state.keywords(row));
-        let add = add.without(flags);
-        let remove = crate::mail::Flags::from_bits(remove.bits() & flags.bits()).without(add);
-        if !add.is_empty() || !remove.is_empty() {
-            t.flags(edit.uid, add, remove);
-        }
-        for keyword in add_keywords.without(keywords).iter() {
-            t.keyword(edit.uid, keyword, true);
-        }
-        for keyword in remove_keywords.common(keywords).without(add_keywords).iter() {
-            t.keyword(edit.uid, keyword, false);
-        }
-        if *modseq > ModSeq(1) && *modseq > state.modseq(row) {
-            t.modseq(edit.uid, *modseq);
-        }
-        if t.size_hint() >= Transaction::ADVISED_SIZE {
-            all.push(std::mem::replace(&mut t, Transaction::new(Bits::EXTERNAL_SYNC)));
-        }
-    }
-    all.push(t);
-    locked.commit_all(&all, Durability::Lazy)?;
+    let changes = plan(locked.state(), edits).changes;
+    locked.commit_all(&changes, Durability::Lazy)?;
     if let Err(e) = locked.maintain() {
         tracing::warn!("{e}");
     }
@@ -173,30 +147,29 @@ pub(super) fn expunge(mailbox: &mut MdboxMailbox, choice: Choice<'_>, synced: bo
 pub(super) fn raise(mailbox: &mut MdboxMailbox, floors: &Floors) -> Result<()> {
     let opened = mailbox.identity();
     mailbox.index.refresh()?;
-    if raised(mailbox.index.state(), floors).is_empty() {
+    if index::raise(mailbox.index.state(), floors, Bits::EXTERNAL).is_empty() {
         return Ok(());
     }
     let mut locked = mailbox.index.lock()?;
     check_identity(locked.state(), opened, &mailbox.place)?;
-    let t = raised(locked.state(), floors);
+    let t = index::raise(locked.state(), floors, Bits::EXTERNAL);
     locked.commit(&t, Durability::Lazy)?;
     Ok(())
 }
 
-fn raised(state: &State, floors: &Floors) -> Transaction {
-    let mut t = Transaction::new(Bits::EXTERNAL);
-    let uid_next = floors.uid_next.filter(|uid| *uid > state.next_uid());
-    if let Some(uid) = uid_next {
-        t.next_uid(uid);
+/// Remembers which UIDs a sync held back.
+pub(super) fn hold_back(mailbox: &mut MdboxMailbox, ranges: &[(Uid, Uid)]) -> Result<()> {
+    let opened = mailbox.identity();
+    mailbox.index.refresh()?;
+    if mailbox.index.state().hold_back(ranges, Bits::EXTERNAL).is_none() {
+        return Ok(());
     }
-    let next = uid_next.unwrap_or(state.next_uid());
-    if let Some(uid) = floors.first_recent.map(|uid| uid.min(next)).filter(|uid| *uid > state.first_recent()) {
-        t.first_recent(uid);
+    let mut locked = mailbox.index.lock()?;
+    check_identity(locked.state(), opened, &mailbox.place)?;
+    if let Some(t) = locked.state().hold_back(ranges, Bits::EXTERNAL) {
+        locked.commit(&t, Durability::Lazy)?;
     }
-    if floors.highest_modseq > state.highest_modseq() {
-        t.raise_modseq(floors.highest_modseq);
-    }
-    t
+    Ok(())
 }
 
 /// Writes GUID and UIDVALIDITY; mails, UIDs and modseqs stay (index.md 4.6).

@@ -6,9 +6,9 @@ use super::edit;
 use super::facts::FactTable;
 use super::map::Locked as LockedMap;
 use super::save::Staging;
-use super::storage::{Shared, Storage, bad_index, index_files};
+use super::storage::{Shared, bad_index, index_files};
 use super::view::{self, BadIndex, View};
-use crate::index::{self, DeletedMark, Index, Request, State};
+use crate::index::{self, DeletedMark, Index, Request, Scan, State};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
     NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
@@ -230,8 +230,8 @@ impl Mailbox for MdboxMailbox {
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
-        let _ = since;
-        Ok(Changes::default())
+        let View { mails, status, end, .. } = &self.view;
+        Ok(self.index.changes(&Scan { since, end: *end, mails, status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {
@@ -261,9 +261,12 @@ impl Mailbox for MdboxMailbox {
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
         self.rebuild_as(plan)
     }
-}
 
-/// The storage's parts that a change needs at the same time.
-pub(super) fn parts(storage: &mut Storage) -> (&mut super::map::Map, &super::files::Files, &Settings) {
-    (&mut storage.map, &storage.files, &storage.settings)
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.index.state().held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        edit::hold_back(self, ranges)
+    }
 }

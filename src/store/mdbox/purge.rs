@@ -176,14 +176,13 @@ fn switch(storage: &mut Storage, id: u32, plan: &PurgePlan, mut outputs: Vec<Out
     let mut moved = Vec::with_capacity(plan.keep.len());
     if !outputs.is_empty() {
         let count = u32::try_from(outputs.len()).map_err(|e| Error::new(Class::Limit, e))?;
-        let mut file_id = locked.reserve(&storage.files, count)?;
+        let first = locked.reserve(&storage.files, count)?;
         let mut dirs = BTreeSet::new();
-        for output in &mut outputs {
+        for (file_id, output) in (first..).zip(&mut outputs) {
             let dir = output.temp.path().parent().unwrap_or(Path::new(".")).to_owned();
             output.temp.publish(&dir.join(format!("m.{file_id}")))?;
             moved.extend(output.moved.iter().map(|&(uid, offset, size)| (uid, MapRecord { file_id, offset, size })));
             dirs.insert(dir);
-            file_id += 1;
         }
         if storage.settings.index.fsync != Fsync::Never {
             for dir in dirs {

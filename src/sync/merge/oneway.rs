@@ -1,9 +1,11 @@
 //! `sync -1`: the destination gets what the source has and keeps what only it has; the source stays as it is.
 
+use std::collections::BTreeMap;
+
 use super::assign::assign;
 use super::twoway::{both, one, readable, stays};
-use super::{Common, Facts, Merged, NewGuids, Outcome};
-use crate::mail::ModSeq;
+use super::{Common, Facts, Merged, NewGuids, Outcome, merged_uidvalidity};
+use crate::mail::{Guid128, ModSeq, Uid};
 use crate::sync::tree::Side;
 
 /// The mails that the destination shall have. `master_is_source` says which of the two facts are the source's.
@@ -28,16 +30,44 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
             (None, None) => continue,
         });
     }
+    renumber_like_dovecot(&mut mails, dest, !master_is_source);
     let held_dest = if master_is_source { held_slave } else { held_master };
     mails.extend(held_dest.into_iter().map(|d| stays(&dest.items[d], !master_is_source)));
     mails.sort_by_key(|m| (m.uid, m.master));
 
     Outcome {
-        uidvalidity: dest.status.identity.uidvalidity,
+        uidvalidity: merged_uidvalidity(master, slave),
         uid_next,
         first_recent: source.status.first_recent.max(dest.status.first_recent).min(uid_next),
         modseq,
         mails,
         rebuild: false,
+    }
+}
+
+/// Where several instances of one mail make room, Dovecot lets the last of them move first: it gets the lowest new UID
+/// (sync.md 7.6). Nobody would miss it, but a script that compares the two programs would.
+fn renumber_like_dovecot(mails: &mut [Merged], dest: &Facts, dest_is_master: bool) {
+    let own = |m: &Merged| if dest_is_master { m.master } else { m.slave };
+    let only_here = |m: &Merged| if dest_is_master { m.slave.is_none() } else { m.master.is_none() };
+    let mut moving: BTreeMap<Guid128, Vec<(usize, Uid)>> = BTreeMap::new();
+    for (n, m) in mails.iter().enumerate() {
+        if let Some(from) = own(m).filter(|from| *from != m.uid && only_here(m))
+            && let Some(guid) = dest.item(from).and_then(|i| i.guid)
+        {
+            moving.entry(guid).or_default().push((n, from));
+        }
+    }
+    for mut instances in moving.into_values().filter(|i| i.len() > 1) {
+        let mut sources: Vec<Uid> = instances.iter().map(|i| i.1).collect();
+        sources.sort_unstable();
+        instances.sort_by_key(|i| mails[i.0].uid);
+        for ((n, _), from) in instances.into_iter().zip(sources.into_iter().rev()) {
+            let Some(item) = dest.item(from) else { continue };
+            let m = &mut mails[n];
+            *(if dest_is_master { &mut m.master } else { &mut m.slave }) = Some(from);
+            m.flags = item.flags;
+            m.keywords = item.keywords.clone();
+        }
     }
 }

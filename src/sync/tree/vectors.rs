@@ -108,7 +108,7 @@ pub(super) fn merged(v: &Vector, side: &str) -> Merge {
     let mut trees = [arena(&v.0[side]), arena(&v.0[other])];
     let mine = removals(&v.0[side], &trees[1]);
     let theirs = removals(&v.0[other], &trees[0]);
-    log::apply(&mut trees, &mine, &theirs);
+    log::apply(&mut trees, &mine, &theirs, true);
     let [local, remote] = trees;
     let mut merge = Merge::new(local, remote, v.keep(side));
     merge.run().expect("it ends");
