@@ -388,7 +388,8 @@ fn many_mails_at_once() {
     assert!(saved.iter().all(|s| s.wanted == s.got) && saved.len() == 4000);
     let dir = place(&lab.root(), "INBOX").mailbox;
     assert!(dir.join("dovecot.index").exists(), "the log is long enough for a snapshot");
-    let edits: Vec<_> = (1..=4000).step_by(2).map(|n| Edit { uid: uid(n), expect: None, kind: EditKind::Expunge }).collect();
+    let edits: Vec<_> =
+        (1..=4000).filter(|n| n % 100 != 0).map(|n| Edit { uid: uid(n), expect: None, kind: EditKind::Expunge }).collect();
     mailbox.refresh().expect("refreshed");
     mailbox.edit(&edits).expect("edited");
     let seen = inbox(&lab);
