@@ -221,7 +221,7 @@ pub fn each<T: Sync>(items: &[T], change: impl Fn(&T) -> Result<()> + Sync) -> R
     std::thread::scope(|scope| {
         let workers: Vec<_> = items.chunks(share).map(|share| scope.spawn(move || share.iter().try_for_each(change))).collect();
         let died = |_| Err(Error::new("go on in", Path::new("."), io::Error::other("a thread has ended early")));
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(died)).collect()
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(died))
     })
 }
 
