@@ -270,6 +270,10 @@ pub struct Changes {
     pub mails: Vec<LogChange>,
     /// Changed attributes.
     pub attributes: Vec<AttributeChange>,
+    /// UIDs that mails got here first, as ascending ranges with both ends included: deliveries, copies by users.
+    pub native: Vec<(Uid, Uid)>,
+    /// UIDs that a sync has brought from elsewhere, likewise.
+    pub synced: Vec<(Uid, Uid)>,
 }
 
 /// What the log says of one UID.

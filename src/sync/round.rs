@@ -216,6 +216,7 @@ impl<L: Link> Round<'_, L> {
                 Mode::TwoWay if self.unified => Missing::IfKnown,
                 Mode::TwoWay if self.options.filter.is_empty() => Missing::Expunged,
                 Mode::TwoWay => Missing::IfLogged,
+                Mode::OneWay(_) if !self.unified => Missing::IfProved,
                 Mode::OneWay(_) | Mode::Backup(_) => Missing::IfKnown,
             },
         };

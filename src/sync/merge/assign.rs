@@ -33,7 +33,8 @@ pub(super) struct NewMails<'a> {
 }
 
 /// Walks both lists by their heads, smaller GUID first, exactly as Dovecot does on both ends: nobody wins, and both give the
-/// same new UIDs to the same mails. A mail that both sides have keeps its UID on the side that `stays`.
+/// same new UIDs to the same mails. A mail that both
+/// sides have keeps its UID on the side that `stays`, if a sync has given it that UID.
 pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>, stays: Option<Side>) -> (Vec<Assigned>, Uid) {
     let (next_m, next_s) = (master.facts.uid_next(), slave.facts.uid_next());
     let mut entries: Vec<Entry> = Vec::with_capacity(master.items.len() + slave.items.len());
@@ -83,20 +84,22 @@ pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>, stays: Option<
         chain.push(n);
         entries.push(entry);
     }
-    settle(entries, next_m.max(next_s), stays)
+    let settled = |e: &Entry| match stays {
+        Some(Side::Master) => e.master.is_some() && master.facts.is_synced(e.own),
+        Some(Side::Slave) => e.slave.is_some() && slave.facts.is_synced(e.own),
+        None => false,
+    };
+    settle(entries, next_m.max(next_s), settled)
 }
 
-fn settle(mut entries: Vec<Entry>, mut next: Uid, stays: Option<Side>) -> (Vec<Assigned>, Uid) {
+fn settle(mut entries: Vec<Entry>, mut next: Uid, stays: impl Fn(&Entry) -> bool) -> (Vec<Assigned>, Uid) {
     let mut out = Vec::with_capacity(entries.len());
     for n in 0..entries.len() {
         if entries[n].settled {
             continue;
         }
         let pair = entries[n].pair;
-        let kept = stays.and_then(|side| {
-            let has = |e: &Entry| if side == Side::Master { e.master.is_some() } else { e.slave.is_some() };
-            [Some(n), pair].into_iter().flatten().find(|&e| has(&entries[e])).filter(|_| pair.is_some()).map(|e| entries[e].own)
-        });
+        let kept = pair.and_then(|p| [n, p].into_iter().find(|&e| stays(&entries[e])).map(|e| entries[e].own));
         let uid = if let Some(uid) = kept {
             uid
         } else if entries[n].usable {

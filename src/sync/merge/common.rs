@@ -1,7 +1,7 @@
 //! How far the two sides have the same past: the last common UID (sync.md 7.2).
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Context, Facts, Item, Missing};
 use crate::mail::{Guid128, Uid};
@@ -124,11 +124,22 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
             _ => {}
         }
     }
+    let (master_guids, slave_guids) = (OnceCell::<HashSet<_>>::new(), OnceCell::<HashSet<_>>::new());
     for (uid, which, recorded) in maybe {
+        let (here, there) = if matches!(which, Single::Master(_)) { (master, slave) } else { (slave, master) };
+        // Given out on both sides independently, it never was one mail.
+        let two_mails = here.is_native(uid) && there.is_native(uid);
         let gone = Some(uid) <= out.last
+            && !two_mails
             && match context.missing {
                 Missing::Expunged => true,
                 Missing::IfLogged => recorded,
+                Missing::IfProved => {
+                    let guid = here.item(uid).and_then(|i| i.guid);
+                    let known = if matches!(which, Single::Master(_)) { &slave_guids } else { &master_guids };
+                    let elsewhere = || known.get_or_init(|| there.items.iter().map(|i| i.guid).collect()).contains(&guid);
+                    (here.is_synced(uid) || recorded && there.is_synced(uid)) && !elsewhere()
+                }
                 Missing::IfKnown => false,
             };
         match which {
