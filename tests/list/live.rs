@@ -213,3 +213,20 @@ fn new_files_belong_to_the_user() {
     assert!(seen > 8);
     lab.assert_agreed();
 }
+
+#[test]
+fn a_new_guid_takes_its_directory_along() {
+    let Some(lab) = Lab::new("sdbox:~/mail:LAYOUT=index:ALT=~/alt") else { return };
+    lab.doveadm(&["mailbox", "create", "a/b"]);
+    lab.deliver("a/b", 1);
+    let mut store = lab.open();
+    scan(&mut store);
+    let mut mailbox = store.open(&name("a/b")).expect("there");
+    mailbox.set_identity(guid(7), validity(77)).expect("changes");
+    drop(mailbox);
+    assert_eq!(lab.boxes()["a/b"], (guid(7).to_string(), 77, 1));
+    lab.assert_agreed();
+    assert!(lab.home().join(format!("mail/mailboxes/{}", guid(7))).is_dir());
+    lab.deliver("a/b", 2);
+    assert_eq!(lab.boxes()["a/b"].2, 2);
+}

@@ -4,6 +4,7 @@
 //! Knows names and where they lead; what is in a mailbox is its [`Format`]'s business. The order of writes stands where they
 //! are made: [`change`], and for directories in the mailbox list.
 
+mod cached_list;
 mod change;
 mod guid_dirs;
 mod history;
@@ -12,10 +13,11 @@ mod scan;
 mod spaces;
 mod subscribe;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::index;
+use crate::index::{self, list_index::ListIndex};
 use crate::mail::{
     Attribute, Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity,
 };
@@ -66,6 +68,8 @@ pub struct LocalStore {
     open_for: OpenFor,
     /// The namespaces of the last scan; all usable ones before it.
     selected: Vec<usize>,
+    /// List indexes that are open, by namespace.
+    list_indexes: RefCell<HashMap<usize, ListIndex>>,
     /// `mail_attribute_dict`, where it is a file.
     attributes: Option<AttributeFile>,
     /// What the last scan found, and what was made since.
@@ -98,6 +102,7 @@ impl LocalStore {
             settings: account.settings.clone(),
             open_for,
             selected: Vec::new(),
+            list_indexes: RefCell::default(),
             attributes: None,
             known: HashMap::new(),
         };
