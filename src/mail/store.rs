@@ -140,7 +140,7 @@ pub trait Store: Send {
     /// Creates a directory. Fine if it is there.
     ///
     /// # Errors
-    /// When the storage refuses. Layouts without pure directories do nothing.
+    /// When the storage refuses. Layouts without pure directories (Maildir++) make a mailbox of that name.
     fn create_dir(&mut self, name: &MailboxName) -> Result<()>;
 
     /// Deletes a mailbox with all its mails and writes the removal to the mailbox log with the given time.

@@ -49,6 +49,12 @@ impl LocalStore {
             return list.make_roots();
         }
         list.make_roots()?;
+        if list.location.layout.is_flat() {
+            // There is nothing between a mailbox and no mailbox (sync.md 4.7).
+            let place = self.place(&target)?;
+            let uidvalidity = crate::store::list::uidvalidity::next(&place.control_root, &place.modes)?;
+            return self.create_mailbox(name, MailboxGuid::generate(), uidvalidity);
+        }
         let _lock = list.lock()?;
         if list.location.layout == Layout::Index {
             return self.at_node(&target, |index, levels| Ok(index.create_dir(levels)?));

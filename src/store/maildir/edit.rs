@@ -97,6 +97,24 @@ impl Core {
         Ok(())
     }
 
+    /// UIDs that a sync held back, as the index remembers them.
+    pub fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.index.as_ref().map(|i| i.state().held_back()).unwrap_or_default()
+    }
+
+    /// Remembers which UIDs a sync held back.
+    pub fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        let Some(index) = self.index.as_mut() else { return Ok(()) };
+        if index.state().hold_back(ranges, Bits::EXTERNAL).is_none() {
+            return Ok(());
+        }
+        let mut locked = index.lock()?;
+        if let Some(tx) = locked.state().hold_back(ranges, Bits::EXTERNAL) {
+            locked.commit(&tx, Durability::Lazy)?;
+        }
+        Ok(())
+    }
+
     /// Raises counters (sync.md 7.12, point 3).
     ///
     /// # Errors

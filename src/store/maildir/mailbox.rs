@@ -280,4 +280,12 @@ impl Mailbox for MaildirMailbox {
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
         self.rebuild_as(plan)
     }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.core.held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        self.core.hold_back(ranges)
+    }
 }

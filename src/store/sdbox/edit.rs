@@ -168,6 +168,18 @@ pub(super) fn raise(mailbox: &mut SdboxMailbox, floors: &Floors) -> Result<()> {
     Ok(())
 }
 
+/// Remembers which UIDs a sync held back.
+pub(super) fn hold_back(mailbox: &mut SdboxMailbox, ranges: &[(Uid, Uid)]) -> Result<()> {
+    if mailbox.index.state().hold_back(ranges, Bits::EXTERNAL).is_none() {
+        return Ok(());
+    }
+    let mut locked = mailbox.lock_index()?;
+    if let Some(transaction) = locked.state().hold_back(ranges, Bits::EXTERNAL) {
+        locked.commit(&transaction, Durability::Lazy)?;
+    }
+    Ok(())
+}
+
 /// Changes GUID or UIDVALIDITY. External attachments carry the GUID in their names: they get new names before, and lose the old
 /// ones after.
 pub(super) fn set_identity(mailbox: &mut SdboxMailbox, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {

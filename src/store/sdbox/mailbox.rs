@@ -266,6 +266,14 @@ impl Mailbox for SdboxMailbox {
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
         super::rebuild::rebuild(self, &plan)
     }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.index.state().held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        super::edit::hold_back(self, ranges)
+    }
 }
 
 impl Drop for SdboxMailbox {
