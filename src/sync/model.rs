@@ -19,7 +19,6 @@ pub struct World {
     pub subscribed: BTreeMap<MailboxName, (bool, Timestamp)>,
     /// Changes to the store, of any kind.
     pub writes: u32,
-    pub clock: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

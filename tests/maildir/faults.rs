@@ -12,10 +12,12 @@ use dsync::mail::{
     Body, Class, Flags, Identity, Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, Timestamp,
     UidValidity,
 };
+use dsync::os::Fsync;
+use dsync::store::Settings;
 use dsync::store::format::Format;
 
-use crate::lab::{Lab, SeenBox, UID, have_dovecot};
-use crate::ours::{body, expunge, format, guid, keyword_edit, keywords, new_mail, open, place, text, uid};
+use crate::lab::{Lab, SeenBox, have_dovecot};
+use crate::ours::{body, expunge, format, format_with, guid, keyword_edit, keywords, new_mail, open, place, text, uid};
 
 /// GUID of the n-th mail that a work saves.
 fn id(n: u32) -> String {
@@ -86,9 +88,22 @@ fn rebuild(mailbox: &mut dyn Mailbox, kept: &[String]) {
 #[test]
 fn child() {
     let (Ok(work), Ok(dir)) = (std::env::var("MAILDIR_WORK"), std::env::var("MAILDIR_DIR")) else { return };
-    let Ok(mut mailbox) = format().open(&place(Path::new(&dir))) else { std::process::exit(3) };
+    // Without syncs: a killed process loses nothing that the kernel has, and the tests are several times as fast.
+    let mut settings = Settings::default();
+    settings.index.fsync = Fsync::Never;
+    let mut mailbox = or_exit(format_with(settings).open(&place(Path::new(&dir))));
     let kept: Vec<String> = std::env::var("MAILDIR_KEPT").unwrap_or_default().split(' ').map(str::to_owned).collect();
     match work.as_str() {
+        "look" => {
+            print!("{:?}", mailbox.status());
+            for mail in mailbox.mails().to_vec() {
+                let guid = mailbox.guid(mail.uid).expect("a GUID");
+                let text = mailbox.body(mail.uid).expect("a body").size;
+                print!("{} {guid} {:?} {:?} {text:?};", mail.uid, mail.flags, mail.keywords);
+            }
+            println!();
+            return;
+        }
         "save" => save(&mut *mailbox),
         "edit" => edit(&mut *mailbox),
         "renumber" => renumber(&mut *mailbox),
@@ -187,8 +202,9 @@ fn every_stop(name: &'static str, valid: impl Fn(&SeenBox, &SeenBox, &str), comp
             let ended = work.run(Some(&format!("{n}:{kind}")), None);
             assert!(!ended || kind == "ENOSPC" || kind == "EIO", "{stopped}");
             // Dovecot gives up a log with a torn record (index.md 6.3): practically no write is, but here one can be made so.
-            // Our next run cuts it off.
-            if kind != "short" || !step.ends_with(".log") {
+            // Our next run cuts it off. At every other step that one comes first, too.
+            let torn = kind == "short" && step.ends_with(".log");
+            if !torn && n % 2 == 0 {
                 let left = lab.dump("INBOX");
                 valid(&before, &left, &stopped);
                 lab.silent();
@@ -284,13 +300,34 @@ fn a_rebuild_leaves_the_old_or_the_new_content() {
     });
 }
 
+/// A Maildir that Dovecot never saw, on a medium that cannot be written: the same in every run.
+#[test]
+fn a_read_only_source_is_read() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    crate::lab::unpack("plain-before.tar", scratch.path());
+    let dir = scratch.path().join("Maildir");
+    let before = crate::lab::contents(&dir);
+    let look = || {
+        let mut c = Command::new(std::env::current_exe().expect("this program"));
+        c.args(["--exact", "faults::child", "--test-threads=1", "--nocapture", "-q"]);
+        c.env("MAILDIR_WORK", "look").env("MAILDIR_DIR", &dir).env("DSYNC_FAULT", "1:EACCES");
+        let out = c.output().expect("the child runs");
+        assert!(out.status.success(), "{out:?}");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        text.lines().find(|l| l.contains("Status")).expect("a status").to_owned()
+    };
+    let first = look();
+    assert!(first.contains("messages: 8") && first.contains("3 1700000002.y.host.example.org () {} Some(203);"), "{first}");
+    assert_eq!(look(), first);
+    assert_eq!(crate::lab::contents(&dir), before);
+}
+
 /// Creating stopped half-way is taken up again.
 #[test]
 fn a_mailbox_half_created_is_completed() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let dir = scratch.path().join(".Half");
     std::fs::create_dir_all(dir.join("cur")).expect("writable");
-    let _ = UID;
     let identity = (MailboxGuid::generate(), UidValidity::new(5).expect("not 0"));
     format().create(&place(&dir), identity.0, identity.1).expect("created");
     std::fs::remove_file(dir.join("dovecot.index.log")).expect("there");

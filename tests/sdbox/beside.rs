@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use dsync::mail::{Edit, EditKind, Flags, LogChange, ModSeq, NewMail, Since};
+use dsync::mail::{Edit, EditKind, Flags, Identity, LogChange, ModSeq, NewMail, Rebuild, RebuildFrom, RebuildMail, Since};
 use dsync::store::Settings;
 use dsync::store::format::Format;
 use dsync::store::sdbox::Sdbox;
@@ -259,6 +259,26 @@ fn mails_in_the_alternative_storage() {
     assert_eq!(seen.mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [1, 4, 10, 11]);
     assert_eq!(seen.mails[2].text, second.text);
     assert_we_see(&mut *mailbox, &seen);
+
+    // A rebuild leaves there what stays as it is, and brings here what gets another UID.
+    let as_seen = |n: u32, at: usize| {
+        let (received, saved) = (seen.mails[at].received, seen.mails[at].saved);
+        let (received, saved) = (dsync::mail::Timestamp(received), dsync::mail::Timestamp(saved));
+        let mail = NewMail { received, saved, ..new_mail(n, &seen.mails[at].guid) };
+        RebuildMail { mail, from: RebuildFrom::Present(uid(seen.mails[at].uid)) }
+    };
+    let mails = vec![as_seen(1, 0), as_seen(2, 2), as_seen(3, 3)];
+    let identity = Identity { uid_next: uid(4), ..mailbox.status().identity };
+    mailbox.rebuild(Rebuild { identity, first_recent: uid(1), highest_modseq: ModSeq(1), mails }).expect("rebuilt");
+    let after = inbox(&lab);
+    assert_eq!(after.mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [1, 2, 3]);
+    for (mail, at) in after.mails.iter().zip([0, 2, 3]) {
+        assert_eq!((&mail.text, &mail.guid, mail.saved), (&seen.mails[at].text, &seen.mails[at].guid, seen.mails[at].saved));
+    }
+    assert_we_see(&mut *mailbox, &after);
+    assert!(there(&alt_box, 1) && there(&place.mailbox, 2) && there(&place.mailbox, 3));
+    assert_eq!(contents(&alt_box).len(), 1);
+    lab.save("INBOX", text(9).as_bytes());
     lab.silent();
 }
 

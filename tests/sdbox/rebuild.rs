@@ -248,3 +248,32 @@ fn an_old_uid_may_come_again_and_copies_stay_links() {
     assert_we_see(&mut *mailbox, &seen);
     lab.silent();
 }
+
+#[test]
+fn with_every_kind_of_lock() {
+    use dsync::os::LockMethod;
+    if !have_dovecot() {
+        return;
+    }
+    for (method, name) in [(LockMethod::Flock, "flock"), (LockMethod::Dotlock, "dotlock")] {
+        let mut lab = lab();
+        lab.extra.push(format!("lock_method={name}"));
+        six(&lab);
+        let index = dsync::index::Settings { lock_method: method, ..dsync::index::Settings::default() };
+        let settings = Settings { index, ..Settings::default() };
+        let mut mailbox = open(&lab.root(), "INBOX", &settings);
+        mailbox.lock(std::time::Duration::from_secs(1)).expect("free");
+        let plan = plan(&mut *mailbox, NEW);
+        mailbox.rebuild(plan).expect("rebuilt");
+        let seen = lab.dump().remove("INBOX").expect("INBOX");
+        assert_as_planned(&seen, NEW);
+        stage(&mut *mailbox, mail(9, 9), &text(9));
+        mailbox.commit().expect("committed");
+        lab.save("INBOX", text(10).as_bytes());
+        drop(mailbox);
+        let left = std::fs::read_dir(place(&lab.root(), "INBOX").mailbox).expect("there");
+        let locks = left.filter(|e| e.as_ref().expect("an entry").file_name().to_string_lossy().contains(".lock")).count();
+        assert_eq!(locks, 0);
+        lab.silent();
+    }
+}

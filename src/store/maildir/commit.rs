@@ -14,13 +14,13 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::core::Core;
+use super::facts::{guid128, no_uids, push};
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;
 use super::name::{self, Letters};
 use super::record;
 use super::scan::{self, Dir};
 use super::stage::{Text, time_of};
-use super::sync::{guid128, no_uids, push};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
 use crate::index::assign_uids;
 use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};

@@ -7,8 +7,9 @@
 //!   4 external expunges and the tail                            all of it
 
 use super::core::Core;
+use super::facts::{DIRTY, guid128, requests};
 use super::files::Change;
-use super::sync::{Batch, DIRTY, guid128, requests};
+use super::record::Batch;
 use super::uidlist::UidlistLock;
 use crate::index::{Bits, Durability, Index, Locked, plan_edits, raise};
 use crate::mail::{Edit, Floors, MailGuid, Result, Uid};

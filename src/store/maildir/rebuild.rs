@@ -17,13 +17,13 @@
 use std::collections::HashSet;
 
 use super::commit::{Placed, Source, Staged, Taken as Names, adopt, choose_base, extensions};
+use super::facts::push;
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;
 use super::name;
 use super::record;
 use super::scan::{self, Dir, Places};
 use super::stage::Text;
-use super::sync::push;
 use super::uidlist::{Header, Taken, Uidlist, UidlistLock};
 use crate::index::{Bits, Durability, Transaction, raise};
 use crate::mail::{

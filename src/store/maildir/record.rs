@@ -4,7 +4,6 @@
 //! bytes in the cache that nothing refers to; within 2 the mails whose transactions were not written are added by the next
 //! sync, from uidlist and file names.
 
-use super::sync::Batch;
 use crate::index::{Bits, CacheEntry, Durability, ExtSpec, Locked, State, Transaction};
 use crate::mail::{Guid128, NewMail, Result, Timestamp, Uid};
 
@@ -83,5 +82,39 @@ fn note_uidl(state: &State, tx: &mut Transaction, uid: Uid) {
     let known = state.ext(ExtSpec::HDR_POP3_UIDL.name).and_then(|ext| state.ext_header(ext).first_chunk::<4>().copied());
     if known.is_none_or(|k| u32::from_le_bytes(k) < uid.get()) {
         tx.ext_header(ExtSpec::HDR_POP3_UIDL, 0, &uid.get().to_le_bytes());
+    }
+}
+
+/// A series of transactions of a size that is written in one piece.
+pub(super) struct Batch<'l, 'i> {
+    pub locked: &'l mut Locked<'i>,
+    pub tx: Transaction,
+    bits: Bits,
+}
+
+impl<'l, 'i> Batch<'l, 'i> {
+    /// Of external records.
+    pub fn new(locked: &'l mut Locked<'i>) -> Self {
+        Self::of(locked, Bits::EXTERNAL)
+    }
+
+    /// Of records of a kind.
+    pub fn of(locked: &'l mut Locked<'i>, bits: Bits) -> Self {
+        Self { locked, tx: Transaction::new(bits), bits }
+    }
+
+    /// Writes what there is if it has grown large.
+    pub fn spill(&mut self) -> Result<()> {
+        if self.tx.size_hint() > Transaction::ADVISED_SIZE {
+            let tx = std::mem::replace(&mut self.tx, Transaction::new(self.bits));
+            self.locked.commit(&tx, Durability::Later)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rest.
+    pub fn finish(self, durability: Durability) -> Result<()> {
+        self.locked.commit(&self.tx, durability)?;
+        Ok(())
     }
 }

@@ -17,11 +17,12 @@ use std::path::PathBuf;
 
 use super::cache::{self, NewRecord};
 use super::create::DBOX_HDR;
+use super::edit::Victim;
 use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::stage::{Staged, same_metadata};
 use super::view::{self, IN_ALT};
-use crate::index::{Bits, Durability, ExtSpec, Transaction, assign_uids};
+use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids};
 use crate::mail::{Class, Error, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
@@ -45,7 +46,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
     let mut published = BTreeMap::new();
     let done = publish_and_log(mailbox, &mut staged, &mut published);
     if done.is_err() {
-        take_back(mailbox, &published);
+        take_back(mailbox, &mut staged, &published);
     }
     done?;
     super::edit::remove_files(mailbox, staged.iter_mut().filter_map(|s| s.replaces.take()))?;
@@ -118,7 +119,15 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         log.cached(uid, offset);
     }
     locked.commit_all(&log.finish(), Durability::Mail)?;
+    maintain(&mut locked);
     Ok(())
+}
+
+/// Keeps the index files small. A mailbox that lives in its log alone would be lost with it (index.md 4.7).
+pub(super) fn maintain(locked: &mut Locked<'_>) {
+    if let Err(e) = locked.maintain() {
+        tracing::warn!("{e}");
+    }
 }
 
 /// Saved dates, and GUIDs: with them the next run opens no files.
@@ -254,15 +263,21 @@ fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> 
     Err(Error::new(Class::InUse, text))
 }
 
-/// After a failure: removes the files whose mails did not get into the index.
-fn take_back(mailbox: &mut SdboxMailbox, published: &BTreeMap<Uid, Published>) {
+/// After a failure: removes the files whose mails did not get into the index, and those of originals whose copies did.
+fn take_back(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &BTreeMap<Uid, Published>) {
     // What the log has is not known before it was read again; whoever holds its lock cannot save under these UIDs.
     let Ok(locked) = mailbox.index.lock() else { return };
+    let gone = |victim: &Victim| locked.state().row(victim.uid).is_none();
+    let replaced: Vec<Victim> = staged.iter_mut().filter_map(|s| s.replaces.take_if(|v| gone(v))).collect();
     for (&uid, entry) in published {
         if let Some(path) = &entry.ours
             && locked.state().row(uid).is_none()
         {
             let _ = fs::unlink_if_there(path);
         }
+    }
+    drop(locked);
+    if let Err(e) = super::edit::remove_files(mailbox, replaced) {
+        tracing::warn!("{e}");
     }
 }

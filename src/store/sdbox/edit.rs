@@ -15,6 +15,7 @@ use super::mailbox::{SdboxMailbox, check_writable};
 use super::view::View;
 use crate::index::{self, Bits, Durability, Locked, Request, State, Transaction, plan_edits};
 use crate::mail::{Edit, EditKind, Floors, Guid128, MailGuid, MailboxGuid, Result, Uid, UidValidity};
+use crate::os::fs;
 use crate::store::dbox::{Attachments, External, Owner};
 
 /// A mail that is to go.
@@ -47,6 +48,7 @@ pub(super) fn edit(mailbox: &mut SdboxMailbox, edits: &[Edit]) -> Result<()> {
     let plan = plan_edits(locked.state(), edits, Bits::EXTERNAL_SYNC, guid);
     locked.commit_all(&plan.changes, Durability::Lazy)?;
     locked.commit_all(&plan.expunge_transactions(Bits::EXTERNAL_SYNC), Durability::Mail)?;
+    super::commit::maintain(&mut locked);
     drop(locked);
     let gone: HashSet<Uid> = plan.expunges.iter().map(|e| e.0).collect();
     remove_files(mailbox, victims.into_iter().filter(|v| gone.contains(&v.uid)))
@@ -99,8 +101,10 @@ pub(super) fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid
 
 /// Removes the files of mails that the index does not have any more.
 pub(super) fn remove_files(mailbox: &SdboxMailbox, victims: impl IntoIterator<Item = Victim>) -> Result<()> {
+    let victims: Vec<Victim> = victims.into_iter().collect();
+    let uids: Vec<Uid> = victims.iter().map(|v| v.uid).collect();
+    fs::each(&uids, |&uid| mailbox.files.remove(uid))?;
     for victim in victims {
-        mailbox.files.remove(victim.uid)?;
         if let Some((attachments, parts)) = victim.external {
             attachments.delete(&parts, Some(mailbox.owner(victim.uid)))?;
         }

@@ -24,7 +24,12 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     let (assigned, uid_next) = assign(&new_master, &new_slave, Some(if master_is_source { Side::Slave } else { Side::Master }));
     for a in assigned {
         mails.push(match (a.master, a.slave) {
-            (Some(x), Some(y)) => both(&master.items[x], &slave.items[y], a.uid, modseq),
+            // Dovecot merges flags in the common past only; here the destination's stay.
+            (Some(x), Some(y)) => {
+                let d = if master_is_source { &slave.items[y] } else { &master.items[x] };
+                let pair = both(&master.items[x], &slave.items[y], a.uid, modseq);
+                Merged { flags: d.flags, keywords: d.keywords.clone(), ..pair }
+            }
             (Some(x), None) => one(&master.items[x], a.uid, dest.status.highest_modseq, modseq, true),
             (None, Some(y)) => one(&slave.items[y], a.uid, dest.status.highest_modseq, modseq, false),
             (None, None) => continue,

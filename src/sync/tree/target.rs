@@ -99,6 +99,9 @@ fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Pa
     let mut merge = Merge::new(own, other, Keep::Both);
     merge.fixed.clone_from(&input.fixed);
     merge.as_dovecot = as_dovecot;
+    if !as_dovecot {
+        merge.mark_leftovers();
+    }
     (merge, removed)
 }
 
@@ -186,8 +189,10 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
         let free = offers.iter().find(|(m, _)| !used.contains_key(&m.guid));
         let chosen = match (free, offers.first()) {
             (Some(&(mailbox, _)), _) => mailbox,
-            // Its GUID belongs elsewhere, but there is a mailbox here that stays.
-            (None, Some(&(mailbox, _))) if stays(path) || source.is_some() => {
+            // Its GUID belongs elsewhere, but the mailbox stays: here, or because the place there is not free.
+            (None, Some(&(mailbox, _)))
+                if stays(path) || source.is_some() && used.get(&mailbox.guid).is_some_and(|there| stays(there)) =>
+            {
                 Mailbox { guid: derived(mailbox.guid, path), ..mailbox }
             }
             _ => continue,

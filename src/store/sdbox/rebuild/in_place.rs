@@ -15,7 +15,7 @@ use super::content::{begin, content};
 use super::prepare::{Item, Source};
 use super::{Leftovers, check_present, link_attachments};
 use crate::index::{Bits, Durability, Transaction};
-use crate::mail::{Guid128, MailGuid, Rebuild, Result};
+use crate::mail::{Guid128, MailGuid, Rebuild, Result, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::store::dbox::{Temp, temp_name};
@@ -50,11 +50,9 @@ pub(super) fn in_place(mailbox: &mut SdboxMailbox, plan: &Rebuild, items: &[Item
     }
     begin(&mut locked, &content, items)?;
     drop(locked);
-    for &uid in &leftovers.before {
-        let wanted = items.binary_search_by_key(&uid, |i| i.mail.uid).ok().map(|at| &items[at].source);
-        if wanted.is_none_or(|source| matches!(source, Source::StaysInAlt)) {
-            fs::unlink_if_there(&mailbox.files.primary(uid))?;
-        }
-    }
+    let wanted = |uid| items.binary_search_by_key(&uid, |i| i.mail.uid).ok().map(|at| &items[at].source);
+    let gone = |uid: &Uid| wanted(*uid).is_none_or(|source| matches!(source, Source::StaysInAlt));
+    let gone: Vec<Uid> = leftovers.before.iter().copied().filter(gone).collect();
+    fs::each(&gone, |&uid| fs::unlink_if_there(&mailbox.files.primary(uid)).map(drop))?;
     leftovers.remove(mailbox, plan, items)
 }

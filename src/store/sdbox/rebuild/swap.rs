@@ -54,9 +54,20 @@ pub(super) fn clean_up(format: &Sdbox, place: &Place) {
     }
 }
 
-/// Says whether it was done: `false` where the file system cannot exchange directories.
+/// Both lie in one file system, and the mailbox is a directory and no link to one.
+fn possible(place: &Place, staging: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let parent = staging.parent().and_then(|p| std::fs::metadata(p).ok());
+    let mailbox = std::fs::symlink_metadata(&place.mailbox).ok();
+    parent.zip(mailbox).is_some_and(|(parent, mailbox)| mailbox.is_dir() && parent.dev() == mailbox.dev())
+}
+
+/// Says whether it was done: `false` where directories cannot be exchanged.
 pub(super) fn swap(mailbox: &mut SdboxMailbox, plan: &Rebuild, items: &[Item<'_>], leftovers: &Leftovers) -> Result<bool> {
     let staging = staging(&mailbox.place);
+    if !possible(&mailbox.place, &staging) {
+        return Ok(false);
+    }
     let durable = mailbox.settings.index.fsync != Fsync::Never;
     let SdboxMailbox { index, place, settings, view, .. } = &mut *mailbox;
     let locked = index.lock()?;
@@ -90,6 +101,8 @@ pub(super) fn swap(mailbox: &mut SdboxMailbox, plan: &Rebuild, items: &[Item<'_>
     move_directories(&staging, &place.mailbox)?;
     drop(locked);
     leftovers.remove(mailbox, plan, items)?;
+    let files: Vec<PathBuf> = leftovers.before.iter().map(|&uid| staging.join(file_name(uid))).collect();
+    fs::each(&files, |file| fs::unlink_if_there(file).map(drop))?;
     fs::remove_tree(&staging)?;
     Ok(true)
 }
