@@ -5,7 +5,10 @@ use dsync::mail::{Attribute, AttributeKey, DeletionKey, Store, Timestamp};
 use crate::lab::{Lab, guid, name, scan, validity};
 
 /// Every layout of the formats, with and without separate roots.
-pub const LOCATIONS: [&str; 9] = [
+pub const LOCATIONS: [&str; 12] = [
+    "mdbox:~/mail:ALT=~/alt:LISTINDEX=list/x.idx",
+    "mdbox:~/mail:INDEX=~/index",
+    "mdbox:~/mail:LAYOUT=index",
     "sdbox:~/mail",
     "sdbox:~/mail:INDEX=~/index:CONTROL=~/control:ALT=~/alt",
     "sdbox:~/mail:FULLDIRNAME=dbox-Mails:INDEX=~/index",

@@ -5,6 +5,7 @@
 mod change;
 mod detect;
 mod location;
+mod location_error;
 mod names;
 mod paths;
 pub mod subscriptions;
@@ -16,7 +17,8 @@ mod walk;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use location::{Driver, IndexDir, Layout, Location, LocationError};
+pub use location::{Driver, IndexDir, Layout, Location};
+pub use location_error::LocationError;
 pub use names::{Decoded, NameError, Names, Stored};
 pub use paths::Paths;
 pub use walk::Exists;

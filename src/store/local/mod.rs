@@ -204,10 +204,16 @@ impl Store for LocalStore {
     }
 
     fn purge(&mut self) -> Result<()> {
-        let mut sites: Vec<usize> = self.selected.iter().filter_map(|&s| self.spaces[s].site().ok()).collect();
-        sites.sort_unstable();
-        sites.dedup();
-        sites.into_iter().try_for_each(|site| self.sites[site].format.purge())
+        let mut done = Vec::new();
+        for space in self.selected.clone() {
+            let Ok(site) = self.spaces[space].site() else { continue };
+            if !done.contains(&site) && self.sites[site].location.root.is_dir() {
+                self.begin(space)?;
+                self.sites[site].format.purge()?;
+                done.push(site);
+            }
+        }
+        Ok(())
     }
 
     fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
