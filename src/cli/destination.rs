@@ -33,14 +33,15 @@ impl Destination {
 
     /// The value of `mail_replica`: never a command or a mere host.
     pub(super) fn of_location(word: &str) -> Self {
-        let forms: [(&str, fn(String) -> Self); 4] = [
-            ("tcp:", |target| Self::Tcp { target, tls: false }),
-            ("tcps:", |target| Self::Tcp { target, tls: true }),
-            ("remote:", |target| Self::Ssh { target, prefix: false }),
-            ("remoteprefix:", |target| Self::Ssh { target, prefix: true }),
-        ];
-        let remote = forms.iter().find_map(|(scheme, make)| word.strip_prefix(scheme).map(|rest| make(rest.into())));
-        remote.unwrap_or_else(|| Self::Local(word.into()))
+        let (scheme, target) = word.split_once(':').unwrap_or_default();
+        let target = target.to_owned();
+        match scheme {
+            "tcp" => Self::Tcp { target, tls: false },
+            "tcps" => Self::Tcp { target, tls: true },
+            "remote" => Self::Ssh { target, prefix: false },
+            "remoteprefix" => Self::Ssh { target, prefix: true },
+            _ => Self::Local(word.into()),
+        }
     }
 
     /// What is not built yet, in words.

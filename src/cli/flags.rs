@@ -130,12 +130,12 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct SyncArgs {
+    /// One way: bring the source's changes to the destination, keep what only the destination has
+    #[arg(short = '1', long, help_heading = "What is done")]
+    pub(super) oneway_sync: bool,
+
     #[command(flatten)]
     pub(super) run: RunArgs,
-
-    /// One way: bring the source's changes to the destination, keep what only the destination has
-    #[arg(short = '1', long, help_heading = "What is done", display_order = 0)]
-    pub(super) oneway_sync: bool,
 
     #[command(flatten)]
     pub(super) common: CommonArgs,
@@ -173,90 +173,90 @@ pub(super) struct RunArgs {
     /// Compare every mailbox mail by mail
     ///
     /// Without it, mailboxes whose counters are equal on both sides are skipped.
-    #[arg(short = 'f', long, help_heading = "What is done", display_order = 0)]
+    #[arg(short = 'f', long, help_heading = "What is done")]
     pub(super) full_sync: bool,
 
     /// The destination is the source
     ///
     /// Matters with backup and -1 only.
-    #[arg(short = 'R', long, help_heading = "What is done", display_order = 0)]
+    #[arg(short = 'R', long, help_heading = "What is done")]
     pub(super) reverse_sync: bool,
 
     /// Free the space of expunged mails at the destination at the end
-    #[arg(short = 'P', long, help_heading = "What is done", display_order = 0)]
+    #[arg(short = 'P', long, help_heading = "What is done")]
     pub(super) purge_remote: bool,
 
     /// Continue from the state that an earlier run printed, and print the new one
     ///
     /// An empty STATE prints the first one. The state goes to standard output, also after a failure.
-    #[arg(short = 's', long, value_name = "STATE", help_heading = "What is done", display_order = 0)]
+    #[arg(short = 's', long, value_name = "STATE", help_heading = "What is done")]
     pub(super) state: Option<String>,
 
     /// Copy mails from this virtual mailbox of all mails instead of transferring them
-    #[arg(short = 'a', long, value_name = "MAILBOX", help_heading = "What is done", display_order = 0)]
+    #[arg(short = 'a', long, value_name = "MAILBOX", help_heading = "What is done")]
     pub(super) all_mailbox: Option<String>,
 
     /// Only this mailbox
     ///
     /// A full name, a pattern with * and %, or a special-use flag such as \Trash. Empty: the names of mailboxes only, no mails.
-    #[arg(short = 'm', long, value_name = "MAILBOX", help_heading = "Which mailboxes", display_order = 1)]
+    #[arg(short = 'm', long, value_name = "MAILBOX", help_heading = "Which mailboxes")]
     pub(super) mailbox: Option<String>,
 
     /// Only the mailbox with this GUID (32 hex digits)
-    #[arg(short = 'g', long, value_name = "GUID", help_heading = "Which mailboxes", display_order = 1)]
+    #[arg(short = 'g', long, value_name = "GUID", help_heading = "Which mailboxes")]
     pub(super) mailbox_guid: Option<String>,
 
     /// Not this mailbox; repeatable
     ///
     /// A mask with * and ? over the full name, or a special-use flag such as \Junk.
-    #[arg(short = 'x', long, value_name = "MAILBOX", action = ArgAction::Append, help_heading = "Which mailboxes", display_order = 1)]
+    #[arg(short = 'x', long, value_name = "MAILBOX", action = ArgAction::Append, help_heading = "Which mailboxes")]
     pub(super) exclude_mailbox: Vec<String>,
 
     /// Only the namespace with this prefix; repeatable
     ///
     /// Without -n and -N: all namespaces without a location of their own.
-    #[arg(short = 'n', long, value_name = "PREFIX", action = ArgAction::Append, help_heading = "Which mailboxes", display_order = 1)]
+    #[arg(short = 'n', long, value_name = "PREFIX", action = ArgAction::Append, help_heading = "Which mailboxes")]
     pub(super) namespace: Vec<String>,
 
     /// All visible namespaces
-    #[arg(short = 'N', long, help_heading = "Which mailboxes", display_order = 1)]
+    #[arg(short = 'N', long, help_heading = "Which mailboxes")]
     pub(super) all_namespaces: bool,
 
     /// Only mails received at this time or later
     ///
     /// YYYY-MM-DD, an IMAP date (01-Jan-2024), seconds since 1970, or a time before now such as "2 days".
-    #[arg(short = 't', long, value_name = "DATE", help_heading = "Which mails", display_order = 2)]
+    #[arg(short = 't', long, value_name = "DATE", help_heading = "Which mails")]
     pub(super) sync_since_time: Option<String>,
 
     /// Only mails received up to this time
-    #[arg(short = 'e', long, value_name = "DATE", help_heading = "Which mails", display_order = 2)]
+    #[arg(short = 'e', long, value_name = "DATE", help_heading = "Which mails")]
     pub(super) sync_until_time: Option<String>,
 
     /// Only mails with this flag or keyword, with a leading - only those without
-    #[arg(short = 'O', long, value_name = "FLAG", help_heading = "Which mails", display_order = 2)]
+    #[arg(short = 'O', long, value_name = "FLAG", help_heading = "Which mails")]
     pub(super) sync_flags: Option<String>,
 
     /// Skip mails that are larger, such as 10M
-    #[arg(short = 'I', long, value_name = "SIZE", help_heading = "Which mails", display_order = 2)]
+    #[arg(short = 'I', long, value_name = "SIZE", help_heading = "Which mails")]
     pub(super) sync_max_size: Option<String>,
 
     /// Take the user's lock, waiting at most SECS for it
     ///
     /// Two runs that both take it never work on one user at a time; a run without -l does not notice it. 0 takes no lock, as
     /// if the option were absent.
-    #[arg(short = 'l', long, value_name = "SECS", help_heading = "Beside other runs", display_order = 4)]
+    #[arg(short = 'l', long, value_name = "SECS", help_heading = "Beside other runs")]
     pub(super) lock_timeout: Option<String>,
 
     /// Take the destination from the user's setting mail_replica
-    #[arg(short = 'd', long, help_heading = "The destination", display_order = 3)]
+    #[arg(short = 'd', long, help_heading = "The destination")]
     pub(super) default_destination: bool,
 
     /// Set a setting for the destination only; repeatable
-    #[arg(short = 'p', long, value_name = "SETTING=VALUE", action = ArgAction::Append, help_heading = "The destination", display_order = 3)]
+    #[arg(short = 'p', long, value_name = "SETTING=VALUE", action = ArgAction::Append, help_heading = "The destination")]
     pub(super) destination_option: Vec<String>,
 
     /// The same as the word DESTINATION
-    #[arg(long, value_name = "DESTINATION", action = ArgAction::Append, help_heading = "The destination", display_order = 3)]
+    #[arg(long, value_name = "DESTINATION", action = ArgAction::Append, help_heading = "The destination")]
     pub(super) destination: Vec<String>,
 
     /// A mail location such as mdbox:~/mdbox; [user@]host, remote:[login@]host, tcp:host[:port], tcps:host[:port] or a
@@ -275,35 +275,35 @@ pub(super) struct CommonArgs {
     /// The user; with * or ? all users whose names fit
     ///
     /// Without -u, -A and -F: the user of the environment variables USER and HOME.
-    #[arg(short = 'u', long, value_name = "USER", help_heading = "Which users", display_order = 5)]
+    #[arg(short = 'u', long, value_name = "USER", help_heading = "Which users")]
     pub(super) user: Option<String>,
 
     /// All users
-    #[arg(short = 'A', long, help_heading = "Which users", display_order = 5)]
+    #[arg(short = 'A', long, help_heading = "Which users")]
     pub(super) all_users: bool,
 
     /// The users named in this file, one a line; "-" is standard input
-    #[arg(short = 'F', long, value_name = "FILE", help_heading = "Which users", display_order = 5)]
+    #[arg(short = 'F', long, value_name = "FILE", help_heading = "Which users")]
     pub(super) user_file: Option<String>,
 
     /// Take the user from USER without any lookup, and the home from mail_home if that is set
-    #[arg(long, help_heading = "Which users", display_order = 5)]
+    #[arg(long, help_heading = "Which users")]
     pub(super) no_userdb_lookup: bool,
 
     /// Run in the doveadm server at this address
-    #[arg(short = 'S', long, value_name = "ADDRESS", help_heading = "Which users", display_order = 5)]
+    #[arg(short = 'S', long, value_name = "ADDRESS", help_heading = "Which users")]
     pub(super) socket_path: Option<String>,
 
     /// Give up after SECS seconds without any progress of a stream; 0 never
-    #[arg(short = 'T', long, value_name = "SECS", help_heading = "Streams", display_order = 6)]
+    #[arg(short = 'T', long, value_name = "SECS", help_heading = "Streams")]
     pub(super) timeout: Option<String>,
 
     /// Append everything that goes over the stream to this file
-    #[arg(short = 'r', long, value_name = "PATH", help_heading = "Streams", display_order = 6)]
+    #[arg(short = 'r', long, value_name = "PATH", help_heading = "Streams")]
     pub(super) rawlog: Option<String>,
 
     /// The run is done for Dovecot's replicator
-    #[arg(short = 'U', long, help_heading = "Streams", display_order = 6)]
+    #[arg(short = 'U', long, help_heading = "Streams")]
     pub(super) replicator_notify: bool,
 
     /// The run was started under the old name dsync: a command as destination gets "server" appended
@@ -315,7 +315,7 @@ pub(super) struct CommonArgs {
     pub(super) trans_flags: Option<String>,
 
     /// Print help
-    #[arg(long, action = ArgAction::HelpLong, help_heading = "Streams", display_order = 7)]
+    #[arg(long, action = ArgAction::HelpLong)]
     help: Option<bool>,
 }
 

@@ -70,12 +70,12 @@ fn legacy(program: &str, words: &[String]) -> Result<Invocation, Failure> {
         if word == "--" {
             continue;
         }
-        if word.starts_with("--") {
+        if let Some(long) = word.strip_prefix("--") {
             // Ours: the old program had no long options.
             let mut two = vec![word.clone()];
-            let name = word[2..].split('=').next().unwrap_or_default();
+            let name = long.split('=').next().unwrap_or_default();
             let arg = cli.get_arguments().find(|a| a.get_long().is_some_and(|long| long.starts_with(name)));
-            if arg.is_some_and(takes_value) && !word.contains('=') {
+            if arg.is_some_and(takes_value) && !long.contains('=') {
                 two.extend(words.next().cloned());
             }
             global.extend(globals(&cli, program, &two)?.options);

@@ -40,7 +40,6 @@ struct FirstSide {
     user: User,
     account: crate::store::Account,
     destination: String,
-    selected: Selection,
 }
 
 fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: &str) -> Result<FirstSide, Failure> {
@@ -80,19 +79,24 @@ fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: 
         Some(source) => source,
         None => source_location(config, &user, matches!(who, Who::Current { .. }))?,
     };
+    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
+    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
+    if !foreign.is_empty() {
+        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
+    }
     let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
     let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
-    check::locations(&account).map_err(|e| unusable(&e))?;
+    check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
     let selected = check::namespaces(&request.options.namespaces, &account).map_err(|e| {
         // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
         if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
     })?;
-    request.options.namespaces = selected.clone();
-    Ok(FirstSide { request, user, account, destination, selected })
+    request.options.namespaces = selected;
+    Ok(FirstSide { request, user, account, destination })
 }
 
 fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
-    let FirstSide { request, user, account, destination, selected } = found;
+    let FirstSide { request, user, account, destination } = found;
     let side = Side { owner: user.owner.clone(), location: destination, separator: default_separator(config) };
     let second = if request.destination_options.is_empty() {
         config.account(side, &user.vars)
@@ -103,8 +107,7 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
         config.account(side, &user.vars)
     };
     let second = second.map_err(|e| account_error(&e))?;
-    check::locations(&second).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
-    check::sides(&selected, &account, &second).map_err(|e| unusable(&e))?;
+    check::locations(&second, has_namespaces(config)).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
 
     let mut options = request.options;
     options.commit_interval = match config.uint("dsync_commit_msgs_interval") {
@@ -121,6 +124,10 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
         hashed_headers: owned(config.words("dsync_hashed_headers")),
         empty_header_workaround: config.words("dsync_features").iter().any(|f| f.eq_ignore_ascii_case("empty-header-workaround")),
     })
+}
+
+fn has_namespaces(config: &Config) -> bool {
+    config.count("namespace") > 0
 }
 
 fn temporary(text: String) -> Failure {
@@ -140,7 +147,7 @@ fn local(destination: Destination) -> Result<String, Failure> {
         Destination::Local(location) => Ok(location),
         other => {
             let what = other.unsupported().unwrap_or_default();
-            Err(temporary(format!("{what}: only mail locations on this machine are supported yet; nothing was done")))
+            Err(temporary(format!("{what}, which is not supported yet; nothing was done")))
         }
     }
 }

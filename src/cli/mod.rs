@@ -11,6 +11,8 @@ mod invocation;
 mod job;
 mod log;
 mod man;
+#[cfg(test)]
+mod option_table;
 mod print;
 mod request;
 mod words;
@@ -73,9 +75,10 @@ fn run(argv: &[String]) -> Result<u8, Failure> {
     log::start(style(&global, &config.config));
     config.file_warnings.iter().for_each(|text| log::line(&format!("doveconf: Warning: {text}")));
     config.warnings.iter().for_each(|text| tracing::warn!("{text}"));
-    let config = config.config;
+    let config = of_instance(config.config, &global).map_err(in_users_name)?;
     let formatter = global.formatter.as_deref().unwrap_or("flow");
-    let formatter = Formatter::named(formatter).ok_or_else(|| Failure::fatal(format!("Unknown print formatter: {formatter}")))?;
+    let formatter = Formatter::named(formatter)
+        .ok_or_else(|| in_users_name(Failure::fatal(format!("Unknown print formatter: {formatter}"))))?;
     if global.log_to_log {
         tracing::warn!("-L is not supported, messages go to standard error");
     }
@@ -146,27 +149,42 @@ fn usage(command: &str, letters: &str) -> String {
     )
 }
 
+/// Says it with the name of the current user in front, whoever will be the user of the run, as doveadm does.
+fn in_users_name(failure: Failure) -> Failure {
+    match std::env::var("USER") {
+        Ok(user) => job::span("doveadm", &user).in_scope(|| failure.say()),
+        Err(_) => failure,
+    }
+}
+
 fn configuration(global: &Global) -> Result<config::Loaded, Failure> {
-    let failed = |e: config::Error| {
-        if e.is_in_files() {
-            Failure::plain(format!("doveconf: Fatal: {e}"), exit::CONFIG)
-        } else {
-            Failure::fatal(e.to_string())
-        }
-    };
-    let overrides = global.overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>();
-    let overrides = overrides.map_err(failed)?;
     let source = match (&global.config, std::env::var_os("CONFIG_FILE")) {
         _ if global.no_config => Source::None,
         (Some(path), _) => Source::File(path.into()),
         (None, Some(path)) if !path.is_empty() => Source::Environment(path.into()),
         (None, _) => Source::Default,
     };
-    let loaded = Config::load(&source, &overrides).map_err(failed)?;
-    let Some(instance) = &global.instance else { return Ok(loaded) };
-    let file = instance_file(Path::new(loaded.config.text("state_dir")), instance)
+    load(&source, global)
+}
+
+fn load(source: &Source, global: &Global) -> Result<config::Loaded, Failure> {
+    let overrides = global.overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>();
+    let loaded = overrides.and_then(|overrides| Config::load(source, &overrides));
+    loaded.map_err(|e| {
+        if e.is_in_files() {
+            Failure::plain(format!("doveconf: Fatal: {e}"), exit::CONFIG)
+        } else {
+            Failure::fatal(e.to_string())
+        }
+    })
+}
+
+/// The configuration of the instance of `-i`, which the first configuration's directory lists.
+fn of_instance(config: Config, global: &Global) -> Result<Config, Failure> {
+    let Some(instance) = &global.instance else { return Ok(config) };
+    let file = instance_file(Path::new(config.text("state_dir")), instance)
         .ok_or_else(|| Failure::fatal(format!("Unknown instance name: {instance}")))?;
-    Config::load(&Source::File(file), &overrides).map_err(failed)
+    load(&Source::File(file), global).map(|loaded| loaded.config)
 }
 
 /// The configuration of an instance, as Dovecot's list of instances has it: last use, name, base directory, file.
@@ -238,4 +256,28 @@ fn stop_on_signals() -> Stop {
         tracing::warn!("Signal {SIGHUP} cannot be ignored: {e}");
     }
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_asks_to_stop() {
+        let stop = stop_on_signals();
+        assert_eq!(stop.requested(), None);
+        nix::sys::signal::raise(nix::sys::signal::SIGHUP).unwrap();
+        assert_eq!(stop.requested(), None);
+        nix::sys::signal::raise(nix::sys::signal::SIGTERM).unwrap();
+        assert_eq!(stop.requested(), Some(15));
+    }
+
+    #[test]
+    fn instances_are_found_in_dovecots_list() {
+        let dir = tempfile::tempdir().unwrap();
+        // As Dovecot 2.3.19.1 writes it.
+        std::fs::write(dir.path().join("instances"), "1795304987\tfoo\t/nonexistent/run\t/etc/i.conf\n").unwrap();
+        assert_eq!(instance_file(dir.path(), "foo"), Some("/etc/i.conf".into()));
+        assert_eq!(instance_file(dir.path(), "bar"), None);
+    }
 }

@@ -261,6 +261,11 @@ impl<'c> Section<'c> {
         }
     }
 
+    /// What the configuration says, be it empty, without a default.
+    fn own(&self, name: &str) -> Option<&'c str> {
+        self.config.merged.values.get(&self.key(name)).map(String::as_str)
+    }
+
     fn flag(&self, name: &str) -> bool {
         value::parse_bool(self.text(name)).unwrap_or_default()
     }

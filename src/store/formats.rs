@@ -7,6 +7,7 @@ use super::format::Format;
 use super::list::{Driver, Location, uidvalidity};
 use super::local::{LocalStore, OpenFor};
 use super::maildir::Maildir;
+use super::mdbox::{self, Mdbox};
 use super::sdbox::Sdbox;
 use crate::mail::{Class, Error, Result};
 
@@ -18,6 +19,13 @@ pub fn open(account: &Account, open_for: OpenFor) -> Result<LocalStore> {
     LocalStore::open(account, open_for, &make)
 }
 
+fn mdbox_location(location: &Location) -> Result<mdbox::Location> {
+    let index_root = location
+        .index_root()
+        .ok_or_else(|| Error::new(Class::NotPossible, "mdbox cannot work without index files (INDEX=MEMORY)"))?;
+    Ok(mdbox::Location { root: location.root.clone(), index_root, alt: location.alt.clone() })
+}
+
 fn make(location: &Location, account: &Account) -> Result<Box<dyn Format>> {
     let settings = account.settings.clone();
     match location.driver {
@@ -26,6 +34,7 @@ fn make(location: &Location, account: &Account) -> Result<Box<dyn Format>> {
             Ok(Box::new(Maildir::new(settings, next)))
         }
         Driver::Sdbox => Ok(Box::new(Sdbox::new(settings))),
+        Driver::Mdbox => Ok(Box::new(Mdbox::new(mdbox_location(location)?, settings))),
         other => Err(Error::new(Class::NotPossible, format!("Mail storage driver {} is not supported", other.name()))),
     }
 }

@@ -1,5 +1,6 @@
 //! The storages. [`format`] is the contract between the mailbox list and a format; the formats do not know each other.
 
+mod attributes;
 pub mod dbox;
 pub mod decode;
 pub mod format;

@@ -27,8 +27,7 @@ pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn 
     let mut brain = Brain { side, options, store, link: Boxed(link), stop, report: Report::default(), saved: State::default() };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
-    let result = Brain { options: &options, ..brain }.run();
-    result
+    Brain { options: &options, ..brain }.run()
 }
 
 /// A link behind a reference, so that rounds need not know which.
@@ -306,10 +305,12 @@ impl Brain<'_> {
     }
 
     fn finish(&mut self) -> Result<(), End> {
-        if self.options.purge && self.side == Side::Slave && self.report.failed.is_none() {
-            if let Err(e) = self.store.purge() {
-                tracing::error!("Purging failed: {e}");
-            }
+        if self.options.purge
+            && self.side == Side::Slave
+            && self.report.failed.is_none()
+            && let Err(e) = self.store.purge()
+        {
+            tracing::error!("Purging failed: {e}");
         }
         let incomplete = self.report.desync.is_some() || self.report.skipped > 0;
         self.link.send(Message::Finish(Finish { failed: self.report.failed, incomplete }))?;

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::merge::{Facts, NewGuids};
-use crate::mail::{
-    self, Attribute, AttributeChange, Body, Capabilities, Class, MailGuid, MailboxGuid, ModSeq, Status, Tree, Uid,
-};
+use crate::mail::{self, Attribute, AttributeChange, Body, Capabilities, Class, MailGuid, MailboxGuid, Status, Tree, Uid};
 
 /// One thing said.
 #[derive(Debug)]

@@ -351,3 +351,93 @@ fn an_emptied_mailbox_is_marked_and_a_renamed_one_stamped() {
     let e = mailbox.edit(&[Edit { uid: uid(1), expect: Some(Guid128::ZERO), kind: EditKind::Expunge }]).expect_err("deleted");
     assert_eq!(e.class(), dsync::mail::Class::NotFound);
 }
+
+#[test]
+fn a_lost_index_is_no_new_mailbox() {
+    let dir = tempfile::Builder::new().prefix("dsync-sdbox-").tempdir().expect("scratch directory");
+    crate::lab::copy_tree(&crate::common::fixture("sdbox-basic"), dir.path());
+    let inbox = place(&dir.path().join("mail"), "INBOX");
+    std::fs::remove_file(inbox.index.join("dovecot.index.log")).expect("there");
+    let mut format = Sdbox::new(Settings::default());
+    assert!(format.exists(&inbox));
+    let e = format.identity(&inbox).expect_err("no identity");
+    assert!(e.class() == dsync::mail::Class::Temporary && e.to_string().contains("force-resync"), "{e}");
+    assert!(format.open(&inbox).is_err());
+
+    // What a stopped creation leaves can be created.
+    let begun = place(&dir.path().join("mail"), "Begun");
+    std::fs::create_dir_all(&begun.mailbox).expect("made");
+    assert!(!format.exists(&begun));
+    format.create(&begun, guid(GUID), UidValidity::new(1).expect("not 0")).expect("created");
+    assert!(format.exists(&begun));
+}
+
+#[test]
+fn many_mails_at_once() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = lab();
+    create(&lab, "INBOX", GUID, 1_600_000_000);
+    let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
+    for n in 1..=4000 {
+        let mail = NewMail { keywords: keywords(&[["a", "b", "c"][n as usize % 3]]), ..new_mail(n, &format!("guid-{n}")) };
+        stage(&mut *mailbox, mail, &text(n));
+    }
+    let saved = mailbox.commit().expect("committed");
+    assert!(saved.iter().all(|s| s.wanted == s.got) && saved.len() == 4000);
+    let dir = place(&lab.root(), "INBOX").mailbox;
+    assert!(dir.join("dovecot.index").exists(), "the log is long enough for a snapshot");
+    let edits: Vec<_> =
+        (1..=4000).filter(|n| n % 100 != 0).map(|n| Edit { uid: uid(n), expect: None, kind: EditKind::Expunge }).collect();
+    mailbox.refresh().expect("refreshed");
+    mailbox.edit(&edits).expect("edited");
+    let seen = inbox(&lab);
+    assert_eq!(seen.mails.len(), 40);
+    mailbox.refresh().expect("refreshed");
+    assert_we_see(&mut *mailbox, &seen);
+    lab.save("INBOX", text(1).as_bytes());
+    lab.silent();
+}
+
+#[test]
+fn saving_while_dovecot_saves() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = lab();
+    create(&lab, "INBOX", GUID, 1_600_000_000);
+    let mut guids: Vec<String> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 1..=15 {
+                lab.save("INBOX", text(n).as_bytes());
+                lab.doveadm(&["flags", "add", "\\Seen theirs", "mailbox", "INBOX", "1:*"]);
+            }
+        });
+        let ours = (1..=40u32).map(|n| {
+            let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
+            stage(&mut *mailbox, new_mail(n, &format!("ours-{n}")), &text(100 + n));
+            stage(&mut *mailbox, new_mail(n + 1, &format!("more-{n}")), &text(200 + n));
+            mailbox.commit().expect("committed");
+            mailbox.refresh().expect("refreshed");
+            let all: Vec<_> = mailbox.mails().iter().map(|m| m.uid).collect();
+            let kind = || EditKind::Flags {
+                add: Flags::FLAGGED,
+                remove: Flags::NONE,
+                add_keywords: keywords(&["ours"]),
+                remove_keywords: keywords(&[]),
+                modseq: ModSeq(0),
+            };
+            let edits: Vec<_> = all.into_iter().map(|uid| Edit { uid, expect: None, kind: kind() }).collect();
+            mailbox.edit(&edits).expect("edited");
+            [format!("ours-{n}"), format!("more-{n}")]
+        });
+        ours.flatten().collect()
+    });
+    let seen = inbox(&lab);
+    assert_eq!(seen.mails.len(), 95);
+    guids.retain(|g| seen.mails.iter().filter(|m| m.guid == *g).count() != 1);
+    assert_eq!(guids, Vec::<String>::new(), "lost or doubled");
+    assert_we_see(&mut *open(&lab.root(), "INBOX", &Settings::default()), &seen);
+    lab.silent();
+}

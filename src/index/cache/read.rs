@@ -95,7 +95,7 @@ impl Cache {
     ) -> Result<()> {
         let Some(ext) = state.ext("cache").filter(|&e| state.ext_reset_id(e) == self.header.file_seq) else { return Ok(()) };
         // The field of the file for each wanted one.
-        let numbers: Vec<Option<usize>> = wanted.iter().map(|f| self.fields.find(f.name())).collect();
+        let numbers: Vec<Option<usize>> = wanted.iter().take(16).map(|f| self.fields.find(f.name())).collect();
         let all = numbers.iter().zip(0..).filter(|(n, _)| n.is_some()).fold(0u16, |bits, (_, i)| bits | 1 << i);
         if all == 0 {
             return Ok(());

@@ -107,7 +107,8 @@ impl Locked<'_> {
                 return Ok(Vec::new());
             };
             put_record(&mut out, prev, &values);
-            *if prev == 0 { &mut header.records } else { &mut header.continued } += 1;
+            let count = if prev == 0 { &mut header.records } else { &mut header.continued };
+            *count = count.saturating_add(1);
             offsets.push((entry.uid, offset));
         }
         if start > cache.len {

@@ -137,7 +137,7 @@ impl Index {
         &self.options
     }
 
-    /// Takes in what others have written since. Says whether there was anything. Costs two system calls if there was not.
+    /// Takes in what others have written since. Says whether there was anything. Costs a few system calls if there was not.
     ///
     /// # Errors
     /// As [`Index::open`], except for the mark of a deletion: see [`State::deleted`].
@@ -147,6 +147,10 @@ impl Index {
             return Ok(true);
         }
         let before = self.state.position();
+        if self.options.settings.nfs {
+            // Opening a file is what makes a client ask the server for its present attributes.
+            drop(File::open(&self.head.path));
+        }
         match is_still(&self.head.path, &self.head.file) {
             Ok(true) => self.follow()?,
             Ok(false) => self.follow_rotation()?,

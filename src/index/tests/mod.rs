@@ -6,6 +6,7 @@ mod codec;
 mod damaged;
 mod fixtures;
 mod hostile;
+mod model;
 mod writing;
 
 use std::path::{Path, PathBuf};

@@ -68,6 +68,17 @@ struct Collector<'s, 'v> {
     keywords: Vec<Keyword>,
     keyword_numbers: HashMap<Vec<u8>, u32>,
     attributes: Vec<AttributeChange>,
+    native: Vec<(u32, u32)>,
+    synced: Vec<(u32, u32)>,
+}
+
+/// Adds a UID to ascending ranges; appends come in that order.
+fn add_uid(ranges: &mut Vec<(u32, u32)>, uid: u32) {
+    match ranges.last_mut() {
+        Some((_, last)) if *last >= uid => {}
+        Some((_, last)) if last.checked_add(1) == Some(uid) => *last = uid,
+        _ => ranges.push((uid, uid)),
+    }
 }
 
 impl Index {
@@ -104,6 +115,8 @@ impl Index {
             keywords: Vec::new(),
             keyword_numbers: HashMap::new(),
             attributes: Vec::new(),
+            native: Vec::new(),
+            synced: Vec::new(),
         };
         for log in &logs {
             collector.read(log, from)?;
@@ -163,6 +176,11 @@ impl Collector<'_, '_> {
     }
 
     fn take(&mut self, change: &Change<'_>, bits: Bits, counter: u64) -> std::result::Result<(), String> {
+        if let Change::Append(list) = change {
+            let ranges = if bits.sync { &mut self.synced } else { &mut self.native };
+            list.iter().for_each(|a| add_uid(ranges, a.uid));
+            return Ok(());
+        }
         if bits.sync && !matches!(change, Change::ExpungeGuid(_)) {
             return Ok(());
         }
@@ -290,6 +308,13 @@ impl Collector<'_, '_> {
                 }
             })
         });
-        Changes { too_old, mails: mails.collect(), attributes: self.attributes }
+        let uids = |ranges: Vec<(u32, u32)>| ranges.into_iter().filter_map(|(a, b)| Some((Uid::new(a)?, Uid::new(b)?))).collect();
+        Changes {
+            too_old,
+            mails: mails.collect(),
+            attributes: self.attributes,
+            native: uids(self.native),
+            synced: uids(self.synced),
+        }
     }
 }

@@ -9,8 +9,7 @@
 //!
 //! After a kill between 1 and 2 of a rename the next run sees the new name without its time, and leaves it at that.
 
-use super::{Known, LocalStore, Target, list_index};
-use crate::index::list_index::ListIndex;
+use super::{Known, LocalStore};
 use crate::index::mailbox_log::Event;
 use crate::mail::{Class, Error, MailboxGuid, MailboxName, Result, Timestamp, UidValidity};
 use crate::store::list::{Decoded, Entry, Layout, Stored};
@@ -31,7 +30,7 @@ impl LocalStore {
         let place = self.place(&target)?;
         self.format(target.space)?.create(&place, guid, uidvalidity)?;
         if by_guid {
-            self.with_list_index(target.space, |index, levels| Ok(index.create(levels, guid, uidvalidity)?), &target.entry)?;
+            self.at_node(&target, |index, levels| Ok(index.create(levels, guid, uidvalidity)?))?;
         } else {
             self.tell_list_index(target.space);
         }
@@ -50,9 +49,15 @@ impl LocalStore {
             return list.make_roots();
         }
         list.make_roots()?;
+        if list.location.layout.is_flat() {
+            // There is nothing between a mailbox and no mailbox (sync.md 4.7).
+            let place = self.place(&target)?;
+            let uidvalidity = crate::store::list::uidvalidity::next(&place.control_root, &place.modes)?;
+            return self.create_mailbox(name, MailboxGuid::generate(), uidvalidity);
+        }
         let _lock = list.lock()?;
         if list.location.layout == Layout::Index {
-            return self.with_list_index(target.space, |index, levels| Ok(index.create_dir(levels)?), &target.entry);
+            return self.at_node(&target, |index, levels| Ok(index.create_dir(levels)?));
         }
         list.make_plain_dir(&target.entry.stored)?;
         self.tell_list_index(target.space);
@@ -79,9 +84,9 @@ impl LocalStore {
         let list = self.list(space)?;
         let mut gone = list.remove_dirs(stored, target.entry.guid)?;
         if list.location.layout == Layout::Index {
-            let remove = |index: &mut ListIndex, levels: &[&[u8]]| Ok(index.delete(levels, Some(guid))?);
-            gone = self.with_list_index(space, remove, &target.entry)?;
+            gone = self.at_node(&target, |index, levels| Ok(index.delete(levels, Some(guid))?))?;
         } else {
+            self.forget_in_list_index(&target, !gone);
             self.tell_list_index(space);
         }
         self.known.remove(name);
@@ -103,8 +108,7 @@ impl LocalStore {
             return Err(Error::new(Class::Exists, format!("{name} is a mailbox")));
         }
         if list.location.layout == Layout::Index {
-            let remove = |index: &mut ListIndex, levels: &[&[u8]]| Ok(index.delete(levels, None)?);
-            self.with_list_index(target.space, remove, &target.entry)?;
+            self.at_node(&target, |index, levels| Ok(index.delete(levels, None)?))?;
         } else {
             list.remove_plain_dir(&target.entry.stored)?;
             self.tell_list_index(target.space);
@@ -137,7 +141,7 @@ impl LocalStore {
             let (from, to) = (levels(&old.entry.stored), levels(&new.entry.stored));
             let to: Vec<&[u8]> = to.iter().map(Vec::as_slice).collect();
             let from: Vec<&[u8]> = from.iter().map(Vec::as_slice).collect();
-            self.list_index_of(new.space)?.rename(&from, &to)?;
+            self.with_list_index(new.space, true, |index| Ok(index.rename(&from, &to)?))?;
             new.entry.guid = old.entry.guid;
         } else {
             let stored: Vec<Stored> = below.iter().map(|e| e.stored.clone()).collect();
@@ -171,54 +175,5 @@ impl LocalStore {
         let hash = self.hash(new.space, to)?;
         self.known.insert(to.clone(), Known { space: new.space, entry: new.entry.clone() });
         self.remember(new.space, Event::Rename(hash), time)
-    }
-
-    pub(super) fn levels(&self, space: usize, stored: &Stored) -> Vec<Vec<u8>> {
-        let separator = self.list(space).map_or('/', |l| l.names.storage_separator);
-        stored.name.as_encoded_bytes().split(|&b| b == separator as u8).map(<[u8]>::to_vec).collect()
-    }
-
-    pub(super) fn list_index_of(&self, space: usize) -> Result<ListIndex> {
-        let list = self.list(space)?;
-        let (files, options) = list_index(list, &self.settings)
-            .ok_or_else(|| Error::new(Class::NotPossible, "LAYOUT=index needs index files on disk"))?;
-        list.make_root(files.dir())?;
-        Ok(ListIndex::open_or_create(files, options)?)
-    }
-
-    pub(super) fn with_list_index<T>(
-        &self,
-        space: usize,
-        act: impl FnOnce(&mut ListIndex, &[&[u8]]) -> Result<T>,
-        entry: &Entry,
-    ) -> Result<T> {
-        let levels = self.levels(space, &entry.stored);
-        let levels: Vec<&[u8]> = levels.iter().map(Vec::as_slice).collect();
-        act(&mut self.list_index_of(space)?, &levels)
-    }
-
-    /// Lets running sessions see that the tree has changed. A cache: what goes wrong here mends itself at the next listing.
-    fn tell_list_index(&self, space: usize) {
-        let Ok(list) = self.list(space) else { return };
-        let Some((files, options)) = list_index(list, &self.settings).filter(|_| self.settings.list_index) else { return };
-        let told = ListIndex::open(files, options).and_then(|index| index.map_or(Ok(()), |mut i| i.request_refresh()));
-        if let Err(e) = told {
-            tracing::warn!("{e}");
-        }
-    }
-
-    /// With `LAYOUT=index`: the mailbox that the list index has under a name.
-    pub(super) fn guid_of(&self, space: usize, entry: &Entry) -> Result<Option<MailboxGuid>> {
-        let list = self.list(space)?;
-        let Some((files, options)) = list_index(list, &self.settings) else { return Ok(None) };
-        let Some(index) = ListIndex::open(files, options)? else { return Ok(None) };
-        let wanted = entry.stored.name.as_encoded_bytes();
-        let nodes = index.paths(list.names.storage_separator)?;
-        Ok(nodes.into_iter().find(|(path, _)| path == wanted).and_then(|(_, n)| n.guid))
-    }
-
-    /// Forgets what was known of a mailbox whose directory got another name.
-    pub(super) fn target_again(&mut self, target: &Target) {
-        self.known.remove(&target.entry.name);
     }
 }

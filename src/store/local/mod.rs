@@ -4,18 +4,24 @@
 //! Knows names and where they lead; what is in a mailbox is its [`Format`]'s business. The order of writes stands where they
 //! are made: [`change`], and for directories in the mailbox list.
 
+mod cached_list;
 mod change;
 mod guid_dirs;
 mod history;
+mod metadata;
 mod scan;
 mod spaces;
 mod subscribe;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::index;
-use crate::mail::{Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity};
+use crate::index::{self, list_index::ListIndex};
+use crate::mail::{
+    Attribute, Class, Error, Mailbox, MailboxGuid, MailboxName, Result, Selection, Store, Timestamp, Tree, UidValidity,
+};
+use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
 use crate::store::list::{Entry, Layout, List, Location};
 use crate::store::{Account, Settings};
@@ -62,6 +68,10 @@ pub struct LocalStore {
     open_for: OpenFor,
     /// The namespaces of the last scan; all usable ones before it.
     selected: Vec<usize>,
+    /// List indexes that are open, by namespace.
+    list_indexes: RefCell<HashMap<usize, ListIndex>>,
+    /// `mail_attribute_dict`, where it is a file.
+    attributes: Option<AttributeFile>,
     /// What the last scan found, and what was made since.
     known: HashMap<MailboxName, Known>,
 }
@@ -92,9 +102,17 @@ impl LocalStore {
             settings: account.settings.clone(),
             open_for,
             selected: Vec::new(),
+            list_indexes: RefCell::default(),
+            attributes: None,
             known: HashMap::new(),
         };
         store.add_spaces(account, make_format)?;
+        if let Some(dict) = &account.settings.attribute_dict {
+            store.attributes = AttributeFile::of(dict, account.settings.index.dotlock_use_excl);
+            if store.attributes.is_none() {
+                tracing::warn!("mail_attribute_dict={dict} is no file: attributes of mailboxes are not synchronised");
+            }
+        }
         store.selected = (0..store.spaces.len()).filter(|&i| store.spaces[i].usable.is_ok()).collect();
         Ok(store)
     }
@@ -186,10 +204,24 @@ impl Store for LocalStore {
     }
 
     fn purge(&mut self) -> Result<()> {
-        let mut sites: Vec<usize> = self.selected.iter().filter_map(|&s| self.spaces[s].site().ok()).collect();
-        sites.sort_unstable();
-        sites.dedup();
-        sites.into_iter().try_for_each(|site| self.sites[site].format.purge())
+        let mut done = Vec::new();
+        for space in self.selected.clone() {
+            let Ok(site) = self.spaces[space].site() else { continue };
+            if !done.contains(&site) && self.sites[site].location.root.is_dir() {
+                self.begin(space)?;
+                self.sites[site].format.purge()?;
+                done.push(site);
+            }
+        }
+        Ok(())
+    }
+
+    fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        self.get_attributes(guid)
+    }
+
+    fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
+        self.change_attribute(name, guid, attribute)
     }
 }
 

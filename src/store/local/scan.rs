@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-use super::{Known, LocalStore, Target, list_index};
-use crate::index::list_index::ListIndex;
+use super::{Known, LocalStore, Target};
+use crate::index;
 use crate::mail::{
     Class, Error, Existence, Identity, Mailbox, MailboxGuid, MailboxName, Node, Result, Selection, Timestamp, Tree,
 };
@@ -79,11 +79,11 @@ impl LocalStore {
     fn listing_of_index(&self, space: usize) -> Result<Listing> {
         let list = self.list(space)?;
         let mut out = Listing::default();
-        let Some((files, options)) = list_index(list, &self.settings) else { return Ok(out) };
-        let Some(index) = ListIndex::open(files, options)? else {
+        let read = self.with_list_index(space, false, |index| Ok(index.paths(list.names.storage_separator)?))?;
+        let Some(paths) = read else {
             return self.no_list_index(space).map(|()| out);
         };
-        for (path, node) in index.paths(list.names.storage_separator)? {
+        for (path, node) in paths {
             let storage = OsString::from_vec(path);
             let inbox = list.names.inbox && storage.as_encoded_bytes().eq_ignore_ascii_case(b"INBOX");
             let (name, odd) = if inbox {
@@ -178,13 +178,22 @@ impl LocalStore {
                 node.existence = Existence::Exists;
                 node.identity = Some(identity);
             }
-            // Gone since it was listed.
-            Err(e) if e.class() == Class::NotFound && !self.exists(target).unwrap_or(true) => {}
+            // Gone since it was listed, or being deleted by somebody: not there right now (index.md 4.5). A lost index is not
+            // the same as that.
+            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.is_being_deleted(target)) => {
+            }
             Err(e) => {
                 draft.node(name).existence = Existence::Unreadable;
                 draft.problems.push((name.clone(), e));
             }
         }
+    }
+
+    fn is_being_deleted(&self, target: &Target) -> bool {
+        let Ok(place) = self.place(target) else { return false };
+        let files = index::Files::new(&place.index, index::Files::MAILBOX);
+        let options = index::Options::new(self.settings.index.clone(), place.modes);
+        matches!(index::Index::open(files, options), Err(index::Error::Deleted(_)))
     }
 
     pub(super) fn identity(&mut self, target: &Target) -> Result<Identity> {

@@ -4,7 +4,7 @@
 //!   1 `dovecot-keywords` with new letters        entries without use
 //!   2 `dovecot-uidlist` with all new lines       lines without files, which Dovecot ignores and drops later; their UIDs are used up
 //!   3 texts renamed into `cur/`, directory synced   the mails, with UID, GUID, flags, dates, UIDLs; their modseqs are new
-//!   4 index transactions (append, keywords, modseqs, saved dates)   all of it
+//!   4 index cache and transactions (append, keywords, modseqs, saved dates)   all of it
 //!
 //! A mail that only changes its UID keeps its file: step 2 rewrites the uidlist, which gives the file its new UID and takes
 //! the old one away in one rename; before it the mail has its old UID, after it the new one. Its name and date follow in
@@ -14,14 +14,15 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::core::Core;
+use super::facts::{guid128, no_uids, push};
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;
 use super::name::{self, Letters};
+use super::record;
 use super::scan::{self, Dir};
 use super::stage::{Text, time_of};
-use super::sync::{Batch, no_uids, push};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
-use crate::index::{Bits, Durability, ExtSpec, State, Transaction, assign_uids};
+use crate::index::assign_uids;
 use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
@@ -132,14 +133,6 @@ fn is_value(value: &[u8]) -> bool {
     value.len() <= 1000 && !value.iter().any(|c| matches!(c, b' ' | b'\n' | b'\r' | 0))
 }
 
-/// `hdr-pop3-uidl` has to know the highest UID with a stored UIDL (index.md 5, 4).
-pub(super) fn note_uidl(state: &State, tx: &mut Transaction, uid: Uid) {
-    let known = state.ext(ExtSpec::HDR_POP3_UIDL.name).and_then(|ext| state.ext_header(ext).first_chunk::<4>().copied());
-    if known.is_none_or(|k| u32::from_le_bytes(k) < uid.get()) {
-        tx.ext_header(ExtSpec::HDR_POP3_UIDL, 0, &uid.get().to_le_bytes());
-    }
-}
-
 impl MaildirMailbox {
     /// Makes the staged mails visible. Returns them in the order of staging.
     pub(super) fn commit_staged(&mut self) -> Result<Vec<Saved>> {
@@ -187,8 +180,8 @@ impl MaildirMailbox {
         if self.core.table != before {
             self.core.keywords.write(&self.core.table)?;
         }
-        let guids: Vec<(u32, Guid128)> =
-            moved.iter().filter_map(|&uid| Some((uid, MailGuid::new(taken.list.find(uid)?.guid())?.to_128()))).collect();
+        let expunged: Vec<(Uid, Guid128)> =
+            moved.iter().filter_map(|&uid| Some((Uid::new(uid)?, guid128(&taken.list, Uid::new(uid)?)))).collect();
         for p in &placed {
             push(&mut taken.list, p.uid.get(), &extensions(&staged[p.nth].mail, &p.base), &p.base, &self.core.place.mailbox)?;
         }
@@ -204,7 +197,7 @@ impl MaildirMailbox {
         }
         self.names_taken = self.core.uidlist.known_stamp().map(|stamp| NamesTaken { stamp, names });
         self.core.forget_quota();
-        self.append_to_index(staged, &placed, &guids)?;
+        self.append_to_index(staged, &placed, &expunged)?;
 
         Ok(wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect())
     }
@@ -242,31 +235,13 @@ impl MaildirMailbox {
     }
 
     /// Step 4.
-    fn append_to_index(&mut self, staged: &[Staged], placed: &[Placed], expunged: &[(u32, Guid128)]) -> Result<()> {
+    fn append_to_index(&mut self, staged: &[Staged], placed: &[Placed], expunged: &[(Uid, Guid128)]) -> Result<()> {
+        let mails: Vec<_> =
+            placed.iter().map(|p| record::Entry { uid: p.uid, mail: &staged[p.nth].mail, base: &p.base }).collect();
+        let saved = std::mem::take(&mut self.linked);
         let index = self.core.index.as_mut().expect("holds because read_up_to_date has made it");
         let mut locked = index.lock()?;
-        let mut batch = Batch::of(&mut locked, Bits::EXTERNAL_SYNC);
-        let mut highest_uidl = None;
-        for (uid, guid) in expunged {
-            if let Some(uid) = Uid::new(*uid).filter(|uid| batch.locked.state().row(*uid).is_some()) {
-                batch.tx.expunge(uid, *guid);
-            }
-        }
-        for p in placed {
-            let mail = &staged[p.nth].mail;
-            batch.tx.save(p.uid, mail, 0);
-            if mail.pop3_uidl.is_some() {
-                highest_uidl = Some(p.uid);
-            }
-            batch.spill()?;
-        }
-        if let Some(uid) = highest_uidl {
-            let state = batch.locked.state();
-            note_uidl(state, &mut batch.tx, uid);
-        }
-        batch.finish(Durability::Lazy)?;
-        locked.maintain()?;
-        Ok(())
+        record::Record { mails: &mails, expunged, saved: &saved }.write(&mut locked)
     }
 }
 

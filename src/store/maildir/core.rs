@@ -211,10 +211,3 @@ fn fs_unlink_quiet(path: &Path) -> fs::Result<()> {
     // Looked for first: a removal that cannot be is no step of a run.
     if path.exists() { fs::unlink_if_there(path).map(drop) } else { Ok(()) }
 }
-
-// TODO: the index room's log scan and cache.
-impl Core {
-    pub fn cached_save_date(&mut self, _uid: Uid) -> Result<Option<crate::mail::Timestamp>> {
-        Ok(None)
-    }
-}

@@ -7,8 +7,9 @@
 //!   4 external expunges and the tail                            all of it
 
 use super::core::Core;
+use super::facts::{DIRTY, guid128, requests};
 use super::files::Change;
-use super::sync::{Batch, DIRTY, guid128, requests};
+use super::record::Batch;
 use super::uidlist::UidlistLock;
 use crate::index::{Bits, Durability, Index, Locked, plan_edits, raise};
 use crate::mail::{Edit, Floors, MailGuid, Result, Uid};
@@ -93,6 +94,24 @@ impl Core {
         }
         batch.finish(Durability::Lazy)?;
         locked.maintain()?;
+        Ok(())
+    }
+
+    /// UIDs that a sync held back, as the index remembers them.
+    pub fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.index.as_ref().map(|i| i.state().held_back()).unwrap_or_default()
+    }
+
+    /// Remembers which UIDs a sync held back.
+    pub fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        let Some(index) = self.index.as_mut() else { return Ok(()) };
+        if index.state().hold_back(ranges, Bits::EXTERNAL).is_none() {
+            return Ok(());
+        }
+        let mut locked = index.lock()?;
+        if let Some(tx) = locked.state().hold_back(ranges, Bits::EXTERNAL) {
+            locked.commit(&tx, Durability::Lazy)?;
+        }
         Ok(())
     }
 

@@ -31,8 +31,8 @@ pub(super) struct Outcome {
     pub dirty: HashSet<u32>,
     /// Mails that could not be removed.
     pub kept: HashSet<u32>,
-    /// No file was touched.
-    pub untouched: bool,
+    /// Something in the directories is not as it was.
+    pub touched: bool,
     scanned: bool,
 }
 
@@ -42,7 +42,7 @@ impl Core {
     /// # Errors
     /// I/O other than what the outcome tells; what was done before stays done.
     pub fn carry_out(&mut self, changes: &[(u32, Change)], places: &mut Places, lock: &mut UidlistLock) -> Result<Outcome> {
-        let mut outcome = Outcome { untouched: changes.is_empty(), ..Outcome::default() };
+        let mut outcome = Outcome::default();
         let before = self.table.clone();
         for (_, change) in changes {
             if let Change::Flags { keywords, .. } = change {
@@ -66,7 +66,7 @@ impl Core {
                 }
             }
         }
-        if changes.iter().any(|(_, change)| matches!(change, Change::Unlink)) {
+        if outcome.touched && changes.iter().any(|(_, change)| matches!(change, Change::Unlink)) {
             self.forget_quota();
         }
         Ok(outcome)
@@ -89,6 +89,7 @@ impl Core {
             let Some(found) = self.find(uid, places, round, &mut outcome.scanned)? else { return Ok(()) };
             match fs::unlink(&found.path(self.mailbox())) {
                 Ok(()) => {
+                    outcome.touched = true;
                     places.remove(uid);
                     return Ok(());
                 }
@@ -115,6 +116,7 @@ impl Core {
             let to = scan::path_of(self.mailbox(), Dir::Cur, &name);
             match fs::rename_new(&found.path(self.mailbox()), &to) {
                 Ok(()) => {
+                    outcome.touched = true;
                     places.set(uid, Dir::Cur, &name[found.base().len()..]);
                     return Ok(());
                 }

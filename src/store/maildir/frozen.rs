@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use sha1::{Digest, Sha1};
 
 use super::core::{Core, Frozen};
+use super::facts::{file_mails, index_mails, number, push, requests};
 use super::keywords::Table;
 use super::merge::{self, Requests, Step};
 use super::scan;
-use super::sync::{file_mails, index_mails, number, push, requests};
 use super::uidlist::{Header, Uidlist};
 use crate::index::{Index, State};
 use crate::mail::{Error, Identity, Mail, MailboxGuid, ModSeq, Result, Status, Uid, UidValidity};

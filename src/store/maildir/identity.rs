@@ -9,8 +9,9 @@
 use std::io::ErrorKind;
 
 use super::core::Core;
+use super::facts::guid128;
+use super::record::Batch;
 use super::scan;
-use super::sync::{Batch, guid128};
 use super::uidlist::{Header, Taken, Uidlist};
 use crate::index::{Bits, Durability, ExtSpec, Transaction};
 use crate::mail::{Class, Error, Identity, MailboxGuid, Result, Timestamp, Uid, UidValidity};

@@ -24,6 +24,10 @@ pub(super) struct MaildirMailbox {
     pub stage: Stage,
     pub staged: Vec<Staged>,
     pub names_taken: Option<NamesTaken>,
+    /// Mails that got another link, which moves their ctime: the saved dates that they had by it.
+    pub linked: Vec<(Uid, Timestamp)>,
+    // Cached saved dates of the view's mails, 0 = none; read when the first one is wanted.
+    saved: Option<Vec<u32>>,
     mails: Vec<Mail>,
     status: Status,
     // Up to where the log is in the view.
@@ -44,6 +48,8 @@ impl MaildirMailbox {
             stage: Stage::new(core.mailbox(), core.place.modes, rules),
             staged: Vec::new(),
             names_taken: None,
+            linked: Vec::new(),
+            saved: None,
             mails: Vec::new(),
             status: Status {
                 identity: empty,
@@ -62,6 +68,7 @@ impl MaildirMailbox {
     }
 
     fn take_view(&mut self) -> Result<()> {
+        self.saved = None;
         if let Some(frozen) = &mut self.core.frozen {
             self.mails = std::mem::take(&mut frozen.mails);
             self.status = frozen.status;
@@ -79,6 +86,24 @@ impl MaildirMailbox {
         });
         self.end = state.position();
         Ok(())
+    }
+
+    /// When a mail was saved, if the cache knows it.
+    fn cached_save_date(&mut self, uid: Uid) -> Result<Option<Timestamp>> {
+        if self.saved.is_none() {
+            let dates = match &self.core.index {
+                Some(index) => {
+                    let by_row = index.cached_save_dates()?;
+                    let date = |mail: &Mail| index.state().row(mail.uid).map_or(0, |row| by_row[row]);
+                    self.mails.iter().map(date).collect()
+                }
+                None => vec![0; self.mails.len()],
+            };
+            self.saved = Some(dates);
+        }
+        let row = self.mails.binary_search_by_key(&uid, |m| m.uid).ok();
+        let date = row.and_then(|row| self.saved.as_ref()?.get(row).copied());
+        Ok(date.filter(|d| *d > 0).map(Timestamp))
     }
 
     fn texts(staged: &mut [Staged]) -> impl Iterator<Item = &mut Text> {
@@ -102,7 +127,11 @@ impl MaildirMailbox {
             return Ok(None);
         }
         // EXDEV, EMLINK, EACCES, EPERM: an ordinary copy does it as well.
-        Ok(self.stage.link(&path, size, with_crlf).ok())
+        let Ok(text) = self.stage.link(&path, size, with_crlf) else { return Ok(None) };
+        if self.cached_save_date(from)?.is_none() {
+            self.linked.push((from, Timestamp(u32::try_from(meta.ctime().max(0)).unwrap_or(u32::MAX))));
+        }
+        Ok(Some(text))
     }
 }
 
@@ -165,7 +194,7 @@ impl Mailbox for MaildirMailbox {
             return Err(Error::new(Class::Temporary, format!("UID {uid}: its file is a directory")));
         }
         let seconds = |t: i64| Timestamp(u32::try_from(t.max(0)).unwrap_or(u32::MAX));
-        let saved = self.core.cached_save_date(uid)?.unwrap_or_else(|| seconds(meta.ctime()));
+        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| seconds(meta.ctime()));
         let entry = self.core.entry(uid)?;
         let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
         let uidl = entry.get(b'P').map(|uidl| if uidl.is_empty() { entry.base } else { uidl });
@@ -250,5 +279,13 @@ impl Mailbox for MaildirMailbox {
 
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
         self.rebuild_as(plan)
+    }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.core.held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        self.core.hold_back(ranges)
     }
 }

@@ -6,14 +6,15 @@
 //! | file | subject |
 //! |---|---|
 //! | [`name`], [`lines`], [`header`], [`keywords`], [`uidlist`] | the formats |
-//! | [`scan`], [`merge`] | what is there, and what has to be done about it |
+//! | [`scan`], [`facts`], [`merge`] | what is there, and what has to be done about it |
 //! | [`core`], [`sync`], [`files`], [`frozen`] | an opened Maildir, brought up to date |
-//! | [`stage`], [`commit`], [`edit`], [`rebuild`], [`identity`] | changes, each with its order of writes |
+//! | [`stage`], [`commit`], [`record`], [`edit`], [`rebuild`], [`identity`] | changes, each with its order of writes |
 //! | [`mailbox`] | all of it as a mailbox |
 
 mod commit;
 mod core;
 mod edit;
+mod facts;
 mod files;
 mod frozen;
 mod header;
@@ -24,6 +25,7 @@ mod mailbox;
 mod merge;
 mod name;
 mod rebuild;
+mod record;
 mod scan;
 mod stage;
 mod sync;

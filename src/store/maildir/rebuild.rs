@@ -16,16 +16,19 @@
 
 use std::collections::HashSet;
 
-use super::commit::{Placed, Source, Staged, Taken as Names, adopt, choose_base, extensions, note_uidl};
+use super::commit::{Placed, Source, Staged, Taken as Names, adopt, choose_base, extensions};
+use super::facts::push;
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;
 use super::name;
+use super::record;
 use super::scan::{self, Dir, Places};
 use super::stage::Text;
-use super::sync::{Batch, push};
 use super::uidlist::{Header, Taken, Uidlist, UidlistLock};
-use crate::index::{Bits, Durability, Transaction};
-use crate::mail::{Class, Error, Identity, Mailbox, ModSeq, NewMail, Original, Rebuild, RebuildFrom, Result, SaveError, Uid};
+use crate::index::{Bits, Durability, Transaction, raise};
+use crate::mail::{
+    Class, Error, Floors, Identity, Mailbox, ModSeq, NewMail, Original, Rebuild, RebuildFrom, Result, SaveError, Uid,
+};
 use crate::os::Fsync;
 use crate::os::fs;
 
@@ -188,31 +191,15 @@ impl MaildirMailbox {
         let mut modseqs = Transaction::new(Bits::INTERNAL);
         modseqs.keep_modseqs();
         locked.commit(&modseqs, Durability::Later)?;
-        let mut batch = Batch::of(&mut locked, Bits::EXTERNAL_SYNC);
-        let mut highest_uidl = None;
-        for p in planned {
-            batch.tx.save(p.mail.uid, &p.mail, 0);
-            if p.mail.pop3_uidl.is_some() {
-                highest_uidl = Some(p.mail.uid);
-            }
-            batch.spill()?;
-        }
-        if let Some(uid) = highest_uidl {
-            let state = batch.locked.state();
-            note_uidl(state, &mut batch.tx, uid);
-        }
-        let last = planned.last().map_or(Uid::FIRST, |p| p.mail.uid.next());
-        if tail.identity.uid_next > last {
-            batch.tx.next_uid(tail.identity.uid_next);
-        }
-        if tail.first_recent > Uid::FIRST {
-            batch.tx.first_recent(tail.first_recent.min(tail.identity.uid_next));
-        }
-        if tail.highest_modseq > batch.locked.state().highest_modseq() {
-            batch.tx.raise_modseq(tail.highest_modseq);
-        }
-        batch.finish(Durability::Lazy)?;
-        locked.maintain()?;
+        let mails: Vec<_> = planned.iter().map(|p| record::Entry { uid: p.mail.uid, mail: &p.mail, base: &p.base }).collect();
+        record::Record { mails: &mails, expunged: &[], saved: &[] }.write(&mut locked)?;
+        let floors = Floors {
+            uid_next: Some(tail.identity.uid_next),
+            first_recent: Some(tail.first_recent),
+            highest_modseq: tail.highest_modseq,
+        };
+        let tx = raise(locked.state(), &floors, Bits::EXTERNAL);
+        locked.commit(&tx, Durability::Lazy)?;
         Ok(())
     }
 }

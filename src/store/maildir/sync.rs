@@ -11,20 +11,18 @@
 use std::time::SystemTime;
 
 use super::core::{Core, ROUNDS};
+use super::facts::{DIRTY, file_mails, guid128, index_mails, number, push, requests};
 use super::files::{Change, Outcome};
 use super::header::{self, ScanHeader, Verdict};
-use super::merge::{self, FileMail, IndexMail, Requests, Step};
-use super::name;
+use super::merge::{self, Requests, Step};
+use super::record::Batch;
 use super::scan::{self, DirTime, Scan};
-use super::uidlist::{Entry, Header, MAX_UID, Taken, Uidlist, UidlistLock};
-use crate::index::{Bits, DeletedMark, Durability, ExtSpec, Index, Locked, Request, State, Transaction};
-use crate::mail::{Class, Error, Guid128, MailGuid, MailboxGuid, Result, Uid};
+use super::uidlist::{Header, Taken, Uidlist, UidlistLock};
+use crate::index::{Bits, DeletedMark, Durability, ExtSpec, Index, Locked, State, Transaction};
+use crate::mail::{Class, Error, MailboxGuid, Result, Uid};
 
 /// The extension of the index header that tells what the last scan saw.
 pub(super) const MAILDIR: ExtSpec = ExtSpec::header("maildir", 36);
-
-/// The index flag of mails whose rename failed (index.md 2.4).
-pub(super) const DIRTY: u8 = 0x80;
 
 /// A confirming scan of so many files is worth a write that saves the next one.
 const EXPENSIVE: usize = 4096;
@@ -140,8 +138,8 @@ impl Core {
         if self.mend(&scan)? {
             return Ok(Round::Again);
         }
-        number(&mut taken.list, &mut scan, self.mailbox())?;
-        self.drop_stale_lines(&mut taken, &scan);
+        let new_from = number(&mut taken.list, &mut scan, self.mailbox())?;
+        self.drop_stale_lines(&mut taken, &scan)?;
 
         let mut table = self.keywords.read()?;
         let before = table.clone();
@@ -152,11 +150,11 @@ impl Core {
         if self.table != before {
             self.keywords.write(&self.table)?;
         }
-        let known = taken.on_disk();
         self.uidlist.write(lock, taken)?;
 
         self.ensure_index()?;
-        let done = self.sync_index(lock, scan, known, started, missed);
+        let written = Written { started, new_from, new: scan.new_time, cur: scan.cur_time };
+        let done = self.sync_index(lock, scan, &written, missed);
         if done.is_err() {
             // Whatever was half done is found by looking again.
             self.places = None;
@@ -194,14 +192,18 @@ impl Core {
     }
 
     /// Lines of files that are long gone (5.3). A line that the index still needs stays.
-    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) {
+    fn drop_stale_lines(&self, taken: &mut Taken, scan: &Scan) -> Result<()> {
         let (lines, live) = (taken.list.len(), scan.places.len());
         if lines == live || !(taken.list.needs_rewrite() || lines * 75 / 100 >= live) {
-            return;
+            return Ok(());
         }
-        let Some(state) = self.index.as_ref().map(Index::state) else { return };
-        let needed = |uid: u32| Uid::new(uid).is_some_and(|uid| uid >= state.next_uid() || state.row(uid).is_some());
-        taken.list.retain(|_, entry| scan.places.get(entry.uid).is_some() || needed(entry.uid));
+        // A file can be hidden from one look by being renamed in that moment.
+        let again = scan::scan(self.mailbox(), &taken.list)?;
+        let there = |uid: u32| scan.places.get(uid).is_some() || again.places.get(uid).is_some();
+        let state = self.index.as_ref().map(Index::state);
+        let indexed = |uid: u32| Uid::new(uid).is_some_and(|uid| state.is_some_and(|s| s.row(uid).is_some()));
+        taken.list.retain(|_, entry| there(entry.uid) || indexed(entry.uid));
+        Ok(())
     }
 
     /// Makes the index if there is none.
@@ -215,14 +217,7 @@ impl Core {
         Ok(())
     }
 
-    fn sync_index(
-        &mut self,
-        lock: &mut UidlistLock,
-        scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
-        missed: &mut Vec<u32>,
-    ) -> Result<Round> {
+    fn sync_index(&mut self, lock: &mut UidlistLock, scan: Scan, written: &Written, missed: &mut Vec<u32>) -> Result<Round> {
         let mut index = self.index.take().expect("holds because ensure_index was called");
         let mut locked = match index.lock() {
             Ok(locked) => locked,
@@ -231,7 +226,7 @@ impl Core {
                 return Err(e.into());
             }
         };
-        let done = self.sync_locked_index(lock, &mut locked, scan, known_lines, started, missed);
+        let done = self.sync_locked_index(lock, &mut locked, scan, written, missed);
         drop(locked);
         self.index = Some(index);
         done
@@ -242,8 +237,7 @@ impl Core {
         lock: &mut UidlistLock,
         locked: &mut Locked<'_>,
         scan: Scan,
-        known_lines: usize,
-        started: SystemTime,
+        written: &Written,
         missed: &mut Vec<u32>,
     ) -> Result<Round> {
         self.agree_on_uidvalidity(locked)?;
@@ -280,11 +274,10 @@ impl Core {
         });
         let changes: Vec<_> = changes.collect();
         let outcome = self.carry_out(&changes, &mut places, lock)?;
-        let written = Written { started, known_lines, new: scan.new_time, cur: scan.cur_time };
-        let done = self.write_index(locked, &steps, &outcome, &written);
+        let done = self.write_index(locked, &steps, &outcome, written);
         self.places = Some(places);
         done?;
-        Ok(if changes.is_empty() { Round::Done } else { Round::Again })
+        Ok(if outcome.touched { Round::Again } else { Round::Done })
     }
 
     /// The uidlist's UIDVALIDITY is the true one: an index with another is about other mails.
@@ -331,7 +324,6 @@ impl Core {
 
     fn write_index(&self, locked: &mut Locked<'_>, steps: &[Step], outcome: &Outcome, written: &Written) -> Result<()> {
         let list = self.uidlist.list().expect("holds because it was just written");
-        let new_from = list.get(written.known_lines).map_or(u32::MAX, |e| e.uid);
         let mut batch = Batch::new(locked);
         let mut first_recent = 0;
         for step in steps {
@@ -341,7 +333,7 @@ impl Core {
                     batch.tx.append(uid, flags.bits());
                     batch.tx.keywords(uid, keywords);
                     // Mails that the uidlist had before are not \Recent (2.4).
-                    if uid.get() < new_from {
+                    if uid.get() < written.new_from {
                         first_recent = uid.next().get();
                     }
                 }
@@ -375,7 +367,7 @@ impl Core {
         if let Some(uid) = Uid::new(first_recent).filter(|uid| *uid > state.first_recent()) {
             batch.tx.first_recent(uid);
         }
-        if outcome.untouched {
+        if !outcome.touched {
             let seen = ScanHeader::new(written.new, written.cur, self.uidlist.known_stamp(), written.started);
             let old = state.ext(MAILDIR.name).and_then(|ext| ScanHeader::parse(state.ext_header(ext)));
             if old.is_none_or(|old| !old.same_times(&seen)) || !batch.tx.is_empty() || self.worth_recording(&seen, old) {
@@ -395,111 +387,13 @@ impl Core {
     }
 }
 
+/// What a scan saw, and what it led to.
 struct Written {
     started: SystemTime,
-    known_lines: usize,
+    // Mails from this UID on are new to the uidlist.
+    new_from: u32,
     new: DirTime,
     cur: DirTime,
-}
-
-/// A series of transactions of a size that is written in one piece.
-pub(super) struct Batch<'l, 'i> {
-    pub locked: &'l mut Locked<'i>,
-    pub tx: Transaction,
-    bits: Bits,
-}
-
-impl<'l, 'i> Batch<'l, 'i> {
-    /// Of external records.
-    pub fn new(locked: &'l mut Locked<'i>) -> Self {
-        Self::of(locked, Bits::EXTERNAL)
-    }
-
-    /// Of records of a kind.
-    pub fn of(locked: &'l mut Locked<'i>, bits: Bits) -> Self {
-        Self { locked, tx: Transaction::new(bits), bits }
-    }
-
-    /// Writes what there is if it has grown large.
-    pub fn spill(&mut self) -> Result<()> {
-        if self.tx.size_hint() > Transaction::ADVISED_SIZE {
-            let tx = std::mem::replace(&mut self.tx, Transaction::new(self.bits));
-            self.locked.commit(&tx, Durability::Later)?;
-        }
-        Ok(())
-    }
-
-    /// Writes the rest.
-    pub fn finish(self, durability: Durability) -> Result<()> {
-        self.locked.commit(&self.tx, durability)?;
-        Ok(())
-    }
-}
-
-/// The requests of the log, for mails that are there.
-pub(super) fn requests(state: &State) -> Requests {
-    let mut out = Requests::default();
-    let rows = |&(first, last): &(u32, u32)| {
-        let uids = state.uids();
-        let from = uids.partition_point(|&uid| uid < first);
-        let to = uids.partition_point(|&uid| uid <= last);
-        uids[from..to.max(from)].iter().copied()
-    };
-    for pending in state.pending() {
-        match &pending.request {
-            Request::Flags { uids, .. } => out.flags.extend(rows(uids)),
-            Request::Keyword { uids, .. } | Request::KeywordReset { uids } => out.flags.extend(uids.iter().flat_map(rows)),
-            Request::Expunge { uids, .. } => out.expunges.extend(rows(uids)),
-        }
-    }
-    out
-}
-
-/// The mails of the index.
-pub(super) fn index_mails(state: &State) -> impl Iterator<Item = IndexMail> + '_ {
-    (0..state.len()).map(|row| IndexMail {
-        uid: state.uid(row).get(),
-        flags: state.flags(row),
-        keywords: state.keywords(row).clone(),
-        dirty: state.raw_flags(row) & DIRTY != 0,
-    })
-}
-
-/// The mails of a scan.
-pub(super) fn file_mails<'a>(scan: &'a Scan, list: &'a Uidlist) -> impl Iterator<Item = FileMail> + 'a {
-    list.iter().filter_map(|entry| {
-        let (_, info) = scan.places.get(entry.uid)?;
-        let (flags, letters) = name::flags(info);
-        Some(FileMail { uid: entry.uid, flags, letters })
-    })
-}
-
-/// The GUID of a line in its short form.
-pub(super) fn guid128(list: &Uidlist, uid: Uid) -> Guid128 {
-    list.find(uid.get()).and_then(|e| MailGuid::new(e.guid())).map_or(Guid128::ZERO, |guid| guid.to_128())
-}
-
-/// Gives UIDs to the unknown files of a scan, in their order.
-pub(super) fn number(list: &mut Uidlist, scan: &mut Scan, mailbox: &std::path::Path) -> Result<()> {
-    for found in std::mem::take(&mut scan.unknown) {
-        let uid = list.next_uid();
-        push(list, uid, b"", found.base(), mailbox)?;
-        scan.places.set(uid, found.dir, &found.name[found.base().len()..]);
-    }
-    Ok(())
-}
-
-/// Adds a line.
-pub(super) fn push(list: &mut Uidlist, uid: u32, ext: &[u8], base: &[u8], mailbox: &std::path::Path) -> Result<()> {
-    if uid <= MAX_UID && list.push(Entry { uid, ext, base }) {
-        return Ok(());
-    }
-    Err(no_uids(mailbox))
-}
-
-/// UIDs are 32 bits.
-pub(super) fn no_uids(mailbox: &std::path::Path) -> Error {
-    Error::new(Class::Limit, format!("{}: there are no UIDs left", mailbox.display()))
 }
 
 /// Waits a moment if the directories were changed within the present tick of the clock. Returns when the scan begins.

@@ -13,19 +13,20 @@
 //! Many mails are several transactions under one lock; each is complete by itself.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::cache::NewRecord;
+use super::cache::{self, NewRecord};
 use super::create::DBOX_HDR;
+use super::edit::Victim;
 use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::stage::{Staged, same_metadata};
 use super::view::{self, IN_ALT};
-use crate::index::{Bits, Durability, ExtSpec, State, Transaction, assign_uids};
-use crate::mail::{Class, Error, Result, Saved, Timestamp, Uid};
+use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids};
+use crate::mail::{Class, Error, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
-use crate::store::dbox::{DboxFile, Owner, Pop3, TEMP_PREFIX, temp_name};
+use crate::store::dbox::{DboxFile, Owner, Pop3, temp_name};
 
 /// A mail that has its file under its final name.
 struct Published {
@@ -45,7 +46,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
     let mut published = BTreeMap::new();
     let done = publish_and_log(mailbox, &mut staged, &mut published);
     if done.is_err() {
-        take_back(mailbox, &published);
+        take_back(mailbox, &mut staged, &published);
     }
     done?;
     super::edit::remove_files(mailbox, staged.iter_mut().filter_map(|s| s.replaces.take()))?;
@@ -59,7 +60,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
 }
 
 fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &mut BTreeMap<Uid, Published>) -> Result<()> {
-    let SdboxMailbox { index, files, place, settings, view, cache, .. } = mailbox;
+    let SdboxMailbox { index, files, place, settings, view, .. } = mailbox;
     let identity = view.status.identity;
     let mut locked = index.lock()?;
     check_writable(locked.state(), identity, place)?;
@@ -96,10 +97,10 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         }
     }
 
-    let offsets = cache.write(&mut locked, &cache_records(staged, published))?;
+    let offsets = cache::write(&mut locked, &cache_records(staged, published));
     let pop3 = view::header(locked.state()).map(|header| view::pop3(locked.state(), &header));
     let pop3 = pop3.map_err(|e| super::bad_index(place, e))?;
-    let mut log = Log::new(locked.state(), pop3);
+    let mut log = Log::new(locked.state().keeps_modseqs(), pop3);
     for (&uid, entry) in published.iter() {
         match entry.mail {
             None => log.stranger(uid),
@@ -109,7 +110,8 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
                 if let Some(original) = original {
                     log.open.expunge(original.uid, original.guid);
                 }
-                log.mail(uid, &staged[at], entry.in_alt, offsets.get(&uid));
+                let extra = if entry.in_alt { IN_ALT } else { 0 };
+                log.mail(&staged[at].mail, uid, extra, offsets.get(&uid).copied());
             }
         }
     }
@@ -117,7 +119,15 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         log.cached(uid, offset);
     }
     locked.commit_all(&log.finish(), Durability::Mail)?;
+    maintain(&mut locked);
     Ok(())
+}
+
+/// Keeps the index files small. A mailbox that lives in its log alone would be lost with it (index.md 4.7).
+pub(super) fn maintain(locked: &mut Locked<'_>) {
+    if let Err(e) = locked.maintain() {
+        tracing::warn!("{e}");
+    }
 }
 
 /// Saved dates, and GUIDs: with them the next run opens no files.
@@ -149,9 +159,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    fn new(state: &State, pop3: Pop3) -> Self {
+    /// For an index with these POP3 values, which keeps modseqs already or will from now on.
+    pub fn new(keeps_modseqs: bool, pop3: Pop3) -> Self {
         let mut done = Vec::new();
-        if !state.keeps_modseqs() {
+        if !keeps_modseqs {
             let mut transaction = Transaction::new(Bits::INTERNAL);
             transaction.keep_modseqs();
             done.push(transaction);
@@ -159,12 +170,12 @@ impl Log {
         Self { done, open: Transaction::new(Bits::EXTERNAL_SYNC), pop3, written: pop3 }
     }
 
-    fn mail(&mut self, uid: Uid, staged: &Staged, in_alt: bool, cached: Option<&u32>) {
-        let mail = &staged.mail;
-        self.open.save(uid, mail, if in_alt { IN_ALT } else { 0 });
+    /// A mail that gets this UID. `extra` are further bits of its flags byte, `cached` is where its cached values are.
+    pub fn mail(&mut self, mail: &NewMail, uid: Uid, extra: u8, cached: Option<u32>) {
+        self.open.save(uid, mail, extra);
         let has_uidl = mail.pop3_uidl.as_ref().is_some_and(|u| !u.is_empty());
         self.pop3 = self.pop3.after_save(uid, has_uidl, mail.pop3_order);
-        if let Some(&offset) = cached {
+        if let Some(offset) = cached {
             self.cached(uid, offset);
         }
         self.end_of_mail();
@@ -177,7 +188,7 @@ impl Log {
     }
 
     fn cached(&mut self, uid: Uid, offset: u32) {
-        self.open.ext_record(ExtSpec::CACHE, uid, &offset.to_le_bytes());
+        self.open.cache_offset(uid, offset);
     }
 
     fn end_of_mail(&mut self) {
@@ -197,7 +208,8 @@ impl Log {
         self.done.push(std::mem::replace(&mut self.open, Transaction::new(Bits::EXTERNAL_SYNC)));
     }
 
-    fn finish(mut self) -> Vec<Transaction> {
+    /// All transactions.
+    pub fn finish(mut self) -> Vec<Transaction> {
         self.close();
         self.done
     }
@@ -251,10 +263,12 @@ fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> 
     Err(Error::new(Class::InUse, text))
 }
 
-/// After a failure: removes the files whose mails did not get into the index.
-fn take_back(mailbox: &mut SdboxMailbox, published: &BTreeMap<Uid, Published>) {
+/// After a failure: removes the files whose mails did not get into the index, and those of originals whose copies did.
+fn take_back(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &BTreeMap<Uid, Published>) {
     // What the log has is not known before it was read again; whoever holds its lock cannot save under these UIDs.
     let Ok(locked) = mailbox.index.lock() else { return };
+    let gone = |victim: &Victim| locked.state().row(victim.uid).is_none();
+    let replaced: Vec<Victim> = staged.iter_mut().filter_map(|s| s.replaces.take_if(|v| gone(v))).collect();
     for (&uid, entry) in published {
         if let Some(path) = &entry.ours
             && locked.state().row(uid).is_none()
@@ -262,9 +276,8 @@ fn take_back(mailbox: &mut SdboxMailbox, published: &BTreeMap<Uid, Published>) {
             let _ = fs::unlink_if_there(path);
         }
     }
-}
-
-/// A temp file that somebody else may still be writing, or has left.
-pub(super) fn is_temp(name: &Path) -> bool {
-    name.to_str().is_some_and(|n| n.starts_with(TEMP_PREFIX))
+    drop(locked);
+    if let Err(e) = super::edit::remove_files(mailbox, replaced) {
+        tracing::warn!("{e}");
+    }
 }

@@ -9,13 +9,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::cache::Cache;
 use super::create::DBOX_HDR;
 use super::files::OpenError;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::view::View;
 use crate::index::{self, Bits, Durability, Locked, Request, State, Transaction, plan_edits};
-use crate::mail::{Edit, EditKind, Floors, Guid128, MailboxGuid, Result, Uid, UidValidity};
+use crate::mail::{Edit, EditKind, Floors, Guid128, MailGuid, MailboxGuid, Result, Uid, UidValidity};
+use crate::os::fs;
 use crate::store::dbox::{Attachments, External, Owner};
 
 /// A mail that is to go.
@@ -30,19 +30,25 @@ pub(super) struct Victim {
 pub(super) fn edit(mailbox: &mut SdboxMailbox, edits: &[Edit]) -> Result<()> {
     let going = edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).map(|e| e.uid);
     let victims = victims(mailbox, going)?;
+    for edit in edits.iter().filter(|e| e.expect.is_some()) {
+        if let Some(row) = mailbox.view.row(edit.uid) {
+            mailbox.look_up(row);
+        }
+    }
     let learned: HashMap<Uid, Guid128> = victims.iter().map(|v| (v.uid, v.guid)).filter(|v| !v.1.is_zero()).collect();
 
-    let SdboxMailbox { index, view, cache, place, .. } = &mut *mailbox;
+    let SdboxMailbox { index, view, place, .. } = &mut *mailbox;
     let mut locked = index.lock()?;
     check_writable(locked.state(), view.status.identity, place)?;
     keep_modseqs(&mut locked)?;
     let guid = |row: usize| {
         let uid = locked.state().uid(row);
-        learned.get(&uid).copied().or_else(|| cheap_guid(view, cache, uid))
+        learned.get(&uid).copied().or_else(|| cheap_guid(view, uid))
     };
     let plan = plan_edits(locked.state(), edits, Bits::EXTERNAL_SYNC, guid);
     locked.commit_all(&plan.changes, Durability::Lazy)?;
     locked.commit_all(&plan.expunge_transactions(Bits::EXTERNAL_SYNC), Durability::Mail)?;
+    super::commit::maintain(&mut locked);
     drop(locked);
     let gone: HashSet<Uid> = plan.expunges.iter().map(|e| e.0).collect();
     remove_files(mailbox, victims.into_iter().filter(|v| gone.contains(&v.uid)))
@@ -59,17 +65,19 @@ fn keep_modseqs(locked: &mut Locked<'_>) -> Result<()> {
 }
 
 /// What is known of a mail's GUID without opening it.
-fn cheap_guid(view: &View, cache: &Cache, uid: Uid) -> Option<Guid128> {
-    let known = view.known(view.row(uid)?).map(|k| k.guid.to_128());
-    known.or_else(|| cache.guid(&uid).map(|g| g.to_128()))
+fn cheap_guid(view: &View, uid: Uid) -> Option<Guid128> {
+    view.slots[view.row(uid)?].guid.as_ref().map(MailGuid::to_128)
 }
 
 /// Learns what will be needed of mails that are to go: their GUIDs for the log, their attachments.
-fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
+pub(super) fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Result<Vec<Victim>> {
     let has_attachments = mailbox.settings.attachment_dir.is_some();
     let mut victims = Vec::new();
     for uid in uids {
-        let known = cheap_guid(&mailbox.view, &mailbox.cache, uid);
+        if let Some(row) = mailbox.view.row(uid) {
+            mailbox.look_up(row);
+        }
+        let known = cheap_guid(&mailbox.view, uid);
         let mut victim = Victim { uid, guid: known.unwrap_or(Guid128::ZERO), external: None };
         if known.is_none() || has_attachments {
             match mailbox.files.open(uid) {
@@ -93,8 +101,10 @@ fn victims(mailbox: &mut SdboxMailbox, uids: impl Iterator<Item = Uid>) -> Resul
 
 /// Removes the files of mails that the index does not have any more.
 pub(super) fn remove_files(mailbox: &SdboxMailbox, victims: impl IntoIterator<Item = Victim>) -> Result<()> {
+    let victims: Vec<Victim> = victims.into_iter().collect();
+    let uids: Vec<Uid> = victims.iter().map(|v| v.uid).collect();
+    fs::each(&uids, |&uid| mailbox.files.remove(uid))?;
     for victim in victims {
-        mailbox.files.remove(victim.uid)?;
         if let Some((attachments, parts)) = victim.external {
             attachments.delete(&parts, Some(mailbox.owner(victim.uid)))?;
         }
@@ -155,6 +165,18 @@ pub(super) fn raise(mailbox: &mut SdboxMailbox, floors: &Floors) -> Result<()> {
     }
     let transaction = index::raise(locked.state(), floors, Bits::EXTERNAL);
     locked.commit(&transaction, Durability::Lazy)?;
+    Ok(())
+}
+
+/// Remembers which UIDs a sync held back.
+pub(super) fn hold_back(mailbox: &mut SdboxMailbox, ranges: &[(Uid, Uid)]) -> Result<()> {
+    if mailbox.index.state().hold_back(ranges, Bits::EXTERNAL).is_none() {
+        return Ok(());
+    }
+    let mut locked = mailbox.lock_index()?;
+    if let Some(transaction) = locked.state().hold_back(ranges, Bits::EXTERNAL) {
+        locked.commit(&transaction, Durability::Lazy)?;
+    }
     Ok(())
 }
 

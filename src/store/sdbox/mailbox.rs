@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use super::cache::Cache;
 use super::files::{Files, OpenError, Opened};
 use super::stage::{Source, Stage};
-use super::view::{self, Known, View, saved_or};
+use super::view::{self, View};
 use crate::index::{Index, Locked, Request, Scan, State};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
@@ -24,7 +23,6 @@ pub(super) struct SdboxMailbox {
     pub rules: TextRules,
     pub index: Index,
     pub view: View,
-    pub cache: Cache,
     pub stage: Stage,
     /// Keeps other dsync runs away.
     run_lock: Option<LockFile>,
@@ -37,7 +35,6 @@ impl SdboxMailbox {
         Ok(Self {
             files: Files::new(&place),
             stage: Stage::new(rules.clone(), settings.index.fsync),
-            cache: Cache::open(&index),
             rules,
             place,
             settings,
@@ -52,7 +49,6 @@ impl SdboxMailbox {
         let empty = View::empty_of(&self.view);
         let old = std::mem::replace(&mut self.view, empty);
         self.view = View::of(self.index.state(), Some(old)).map_err(|e| super::bad_index(&self.place, e))?;
-        self.cache = Cache::open(&self.index);
         Ok(())
     }
 
@@ -91,29 +87,30 @@ impl SdboxMailbox {
         }
     }
 
-    /// Reads a mail's metadata, unless that was done before.
-    pub fn know(&mut self, uid: Uid) -> Result<&Known> {
-        let row = self.row(uid)?;
-        if self.view.known(row).is_none() {
-            let opened = self.open_mail(uid)?;
-            self.learn(row, uid, &opened)?;
+    /// Asks the cache for a mail, unless that was done before.
+    pub fn look_up(&mut self, row: usize) {
+        if !self.view.slots[row].looked_up {
+            super::cache::look_up(&self.index, &mut self.view, row);
         }
-        self.view.known(row).ok_or_else(|| self.expunged(uid))
     }
 
+    /// Remembers what a mail's file says.
     fn learn(&mut self, row: usize, uid: Uid, opened: &Opened) -> Result<()> {
+        self.look_up(row);
         let bad = |damage: Damage| Error::from(opened.file.damaged(opened.message.offset, damage));
         let metadata = &opened.message.metadata;
         let pop3 = self.view.pop3;
         let facts = Facts {
             received: metadata.received().map_err(bad)?,
-            saved: saved_or(self.cache.saved(&self.view.mails[row].uid), opened.changed),
+            saved: Some(self.view.slots[row].saved).filter(|t| t.0 != 0).unwrap_or(opened.changed),
             pop3_uidl: metadata.pop3_uidl().filter(|_| pop3.shows_uidl(uid)),
             pop3_order: if pop3.shows_order(uid) { metadata.pop3_order() } else { 0 },
             virtual_size: metadata.virtual_size(),
         };
         let guid = metadata.guid().map_err(bad)?;
-        self.view.learn(row, Known { guid, facts });
+        let slot = &mut self.view.slots[row];
+        slot.guid = Some(guid);
+        slot.facts = Some(Box::new(facts));
         Ok(())
     }
 
@@ -201,11 +198,9 @@ impl Mailbox for SdboxMailbox {
 
     fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
         let row = self.row(uid)?;
-        if let Some(known) = self.view.known(row) {
-            return Ok(known.guid.clone());
-        }
-        if let Some(guid) = self.cache.guid(&uid) {
-            return Ok(guid);
+        self.look_up(row);
+        if let Some(guid) = &self.view.slots[row].guid {
+            return Ok(guid.clone());
         }
         let opened = self.open_mail(uid)?;
         let guid = opened.message.metadata.guid();
@@ -215,13 +210,18 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn facts(&mut self, uid: Uid) -> Result<Facts> {
-        Ok(self.know(uid)?.facts.clone())
+        let row = self.row(uid)?;
+        if self.view.slots[row].facts.is_none() {
+            let opened = self.open_mail(uid)?;
+            self.learn(row, uid, &opened)?;
+        }
+        self.view.slots[row].facts.as_deref().cloned().ok_or_else(|| self.expunged(uid))
     }
 
     fn body(&mut self, uid: Uid) -> Result<Body> {
         let row = self.row(uid)?;
         let opened = self.open_mail(uid)?;
-        if self.view.known(row).is_none() {
+        if self.view.slots[row].facts.is_none() {
             let _ = self.learn(row, uid, &opened);
         }
         Ok(self.rules.text(&opened.file, &opened.message, Some(self.owner(uid)))?)
@@ -238,12 +238,11 @@ impl Mailbox for SdboxMailbox {
 
     fn stage_copy(&mut self, mail: NewMail, from: Uid, original: Original) -> std::result::Result<(), SaveError> {
         let row = self.row(from)?;
-        let cached = self.cache.saved(&from).is_some();
         let opened = self.open_mail(from)?;
-        if self.view.known(row).is_none() {
+        if self.view.slots[row].facts.is_none() {
             let _ = self.learn(row, from, &opened);
         }
-        let saved = (!cached).then_some(opened.changed);
+        let saved = (self.view.slots[row].saved.0 == 0).then_some(opened.changed);
         let source = Source { uid: from, opened: &opened, saved, owner: self.owner(from), original };
         self.stage.add_copy(&self.files, &self.place.modes, mail, &source)
     }
@@ -265,7 +264,15 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
-        super::rebuild::rebuild(self, plan)
+        super::rebuild::rebuild(self, &plan)
+    }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.index.state().held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        super::edit::hold_back(self, ranges)
     }
 }
 

@@ -34,7 +34,14 @@ impl Sdbox {
     }
 
     fn index(&self, place: &Place) -> Result<Index> {
-        Ok(Index::open(index_files(place), index_options(&self.settings, place))?)
+        match Index::open(index_files(place), index_options(&self.settings, place)) {
+            // Dovecot would make an empty mailbox of it; its mails would seem to be gone (dbox.md 6.3, 6.4).
+            Err(e) if e.is_missing() && place.mailbox.is_dir() => {
+                let text = format!("{e}, but the mailbox is there; it needs `doveadm force-resync`");
+                Err(mail::Error::new(mail::Class::Temporary, text))
+            }
+            other => Ok(other?),
+        }
     }
 }
 
@@ -59,7 +66,8 @@ impl Format for Sdbox {
     }
 
     fn exists(&self, place: &Place) -> bool {
-        place.mailbox.is_dir()
+        // A directory with neither is what a creation leaves that was stopped: it can be created.
+        place.mailbox.is_dir() && (index_files(place).exist() || files::Files::new(place).any())
     }
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
@@ -68,7 +76,7 @@ impl Format for Sdbox {
     }
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn Mailbox>> {
-        rebuild::clean_up(place, &self.settings);
+        rebuild::clean_up(self, place);
         let mailbox = SdboxMailbox::open(place.clone(), self.settings.clone(), self.index(place)?)?;
         Ok(Box::new(mailbox))
     }

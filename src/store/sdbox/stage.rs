@@ -11,7 +11,7 @@ use crate::os::fs::{self, Modes};
 use crate::store::dbox::{Attachments, External, Metadata, NewMessage, NewMetadata, Owner, Temp, TextRules, Writer, temp_name};
 
 /// So many files stay open until they are synced together.
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 
 /// A mail that waits for its commit.
 #[derive(Debug)]
@@ -125,10 +125,12 @@ impl Stage {
 
     /// Makes all texts durable and closes their files.
     pub fn sync(&mut self) -> Result<(), Error> {
+        for (_, writer) in &mut self.open {
+            writer.flush()?;
+        }
         if self.fsync {
-            for (_, writer) in &mut self.open {
-                writer.sync()?;
-            }
+            let files: Vec<_> = self.open.iter().map(|(_, writer)| (writer.file(), writer.path())).collect();
+            fs::each(&files, |(file, path)| fs::fsync(file, path))?;
         }
         for (at, writer) in self.open.drain(..) {
             self.mails[at].temp = Some(writer.close());
@@ -140,10 +142,6 @@ impl Stage {
     pub fn take(&mut self) -> Vec<Staged> {
         debug_assert!(self.open.is_empty(), "synced before");
         std::mem::take(&mut self.mails)
-    }
-
-    pub const fn is_empty(&self) -> bool {
-        self.mails.is_empty()
     }
 }
 

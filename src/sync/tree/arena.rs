@@ -172,7 +172,11 @@ impl Arena {
 
     pub fn detach(&mut self, id: Id) {
         if let Some(parent) = self.nodes[id.0].parent.take() {
-            self.nodes[parent.0].children.retain(|&c| c != id);
+            let start = self.children(parent).partition_point(|&c| self.name(c) < self.name(id));
+            // Two nodes of one name can be siblings for a while.
+            if let Some(at) = self.children(parent)[start..].iter().position(|&c| c == id) {
+                self.nodes[parent.0].children.remove(start + at);
+            }
         }
     }
 
@@ -269,12 +273,21 @@ impl Arena {
 
     /// The node or something below it is there.
     pub fn anything_exists(&self, id: Id) -> bool {
-        self.subtree(id).into_iter().any(|n| self.node(n).state == State::Exists)
+        self.node(id).state == State::Exists || self.anything_exists_below(id)
     }
 
     /// Something below the node is there.
     pub fn anything_exists_below(&self, id: Id) -> bool {
-        self.children(id).iter().any(|&c| self.anything_exists(c))
+        let mut todo: Vec<&[Id]> = vec![self.children(id)];
+        while let Some(children) = todo.pop() {
+            for &c in children {
+                if self.node(c).state == State::Exists {
+                    return true;
+                }
+                todo.push(self.children(c));
+            }
+        }
+        false
     }
 
     /// How many nodes hang in the tree.

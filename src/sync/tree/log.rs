@@ -34,11 +34,14 @@ pub(super) enum Removed {
 }
 
 /// Applies the removals of both sides, the remote ones first. Gives the names of the directories that were removed.
-pub(super) fn apply(trees: &mut [Arena; 2], local: &[Removal], remote: &[Removal]) -> Paths {
+///
+/// A name that has come back protects what the other side has there, because it may be the same mailbox made anew. A Dovecot
+/// takes it for that also when the other side knows the mailbox that is there now by another name; `as_dovecot` does so, too.
+pub(super) fn apply(trees: &mut [Arena; 2], local: &[Removal], remote: &[Removal], as_dovecot: bool) -> Paths {
     let mut directories = Paths::new();
     for (by, removals) in [(R, remote), (L, local)] {
         for removal in removals {
-            if apply_one(trees, by, removal).is_some()
+            if apply_one(trees, by, removal, as_dovecot).is_some()
                 && let Removed::Directory(path) = &removal.what
             {
                 directories.insert(path.clone());
@@ -138,7 +141,7 @@ fn mutf7(level: &str) -> String {
     out
 }
 
-fn apply_one(trees: &mut [Arena; 2], by: usize, removal: &Removal) -> Option<()> {
+fn apply_one(trees: &mut [Arena; 2], by: usize, removal: &Removal, as_dovecot: bool) -> Option<()> {
     let here = &trees[1 - by];
     let n = find(here, &removal.what)?;
     let node = here.node(n);
@@ -153,6 +156,11 @@ fn apply_one(trees: &mut [Arena; 2], by: usize, removal: &Removal) -> Option<()>
     let o = other.make(path.iter().map(String::as_str));
     let is_mailbox = matches!(removal.what, Removed::Mailbox(_));
     if other.node(o).state == State::Exists && (other.mailbox(o).is_some() || !is_mailbox) {
+        let moved_here = other.guid(o).is_some_and(|guid| trees[1 - by].by_guid(guid).is_some_and(|m| m != n));
+        if is_mailbox && moved_here && !as_dovecot {
+            trees[1 - by].set_mailbox(n, None);
+            trees[1 - by].node_mut(n).state = State::Nonexistent;
+        }
         return None;
     }
     if is_mailbox {

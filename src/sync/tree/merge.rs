@@ -72,11 +72,13 @@ pub(super) struct Merge {
     /// To the letter. Otherwise directories never stand in the way: a Dovecot moves them about as if they had an identity,
     /// which is where its temporary names mostly come from, after quite ordinary renames of one side.
     pub as_dovecot: bool,
+    /// How often something may still be moved before the renames count as endless.
+    pub moves_left: usize,
 }
 
 impl Merge {
     pub fn new(local: Arena, remote: Arena, keep: Keep) -> Self {
-        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), as_dovecot: true }
+        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), as_dovecot: true, moves_left: 0 }
     }
 
     /// Runs to the end (4.1).

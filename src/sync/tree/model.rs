@@ -110,6 +110,13 @@ impl State {
             let identity = content.and_then(|guid| self.identities.get(&guid).copied());
             nodes.insert(name.clone(), node(name, Existence::Exists, identity));
         }
+        for name in self.disk.names.keys() {
+            let mut above = name.parent();
+            while let Some(parent) = above {
+                above = parent.parent();
+                nodes.entry(parent.clone()).or_insert_with(|| node(&parent, Existence::Nonexistent, None));
+            }
+        }
         for name in &self.disk.subscribed {
             nodes.entry(name.clone()).or_insert_with(|| node(name, Existence::Nonexistent, None)).subscribed = true;
         }
@@ -181,6 +188,10 @@ impl Store for Model {
     }
 
     fn create_dir(&mut self, name: &MailboxName) -> Result<()> {
+        if self.state().rules.no_directories {
+            let uidvalidity = UidValidity::new(1).expect("not zero");
+            return self.create(name, MailboxGuid::generate(), uidvalidity);
+        }
         self.state().disk.create_dir(name);
         Ok(())
     }

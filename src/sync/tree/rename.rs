@@ -20,24 +20,25 @@ const FINAL_MAX: usize = 100;
 impl Merge {
     /// Rearranges until nothing contradicts.
     pub(super) fn settle_names(&mut self, nodes: usize) -> Result<(), Stuck> {
-        let mut tries = 0;
+        self.moves_left = 3 * nodes + 1;
         while self.rename_pass(ROOT, ROOT) {
-            tries += 1;
-            if tries > 3 * nodes {
+            if self.moves_left == 0 {
                 return Err(Stuck);
             }
         }
         Ok(())
     }
 
-    /// Walks two nodes of one path; true when it moved something, so that the walk must begin anew.
+    /// Walks two nodes of one path; true when it moved something, so that the walk must begin anew. Where we need not do as
+    /// Dovecot does, the walk goes on as far as it can before it begins anew.
     fn rename_pass(&mut self, lp: Id, rp: Id) -> bool {
         let (mut i, mut j) = (0, 0);
+        let mut moved = false;
         loop {
             let l = self.trees[L].children(lp).get(i).copied();
             let r = self.trees[R].children(rp).get(j).copied();
             let order = match (l, r) {
-                (None, None) => return false,
+                (None, None) => return moved,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(l), Some(r)) => self.trees[L].name(l).cmp(self.trees[R].name(r)),
@@ -48,11 +49,21 @@ impl Merge {
                 Ordering::Equal => {}
             }
             let (l, r) = (self.trees[L].children(lp)[i], self.trees[R].children(rp)[j]);
-            if self.settle(l, r) || self.rename_pass(l, r) {
+            let name = self.trees[L].name(l).to_owned();
+            let settled = self.settle(l, r);
+            self.moves_left = self.moves_left.saturating_sub(usize::from(settled));
+            if !settled && !self.rename_pass(l, r) {
+                (i, j) = (i + 1, j + 1);
+                continue;
+            }
+            if self.as_dovecot || self.moves_left == 0 || self.trees[L].path(lp) != self.trees[R].path(rp) {
                 return true;
             }
-            i += 1;
-            j += 1;
+            moved = true;
+            // What is at a name that has just been settled is looked at again.
+            let done = |tree: &Arena, c: Id| tree.name(c) < name.as_str() || !settled && tree.name(c) == name;
+            i = self.trees[L].children(lp).partition_point(|&c| done(&self.trees[L], c));
+            j = self.trees[R].children(rp).partition_point(|&c| done(&self.trees[R], c));
         }
     }
 
@@ -155,7 +166,11 @@ impl Merge {
         let old = self.trees[t].full_name(n);
         let tree = &mut self.trees[t];
         let name = tree.name(n);
-        let base = if tree.node(n).temporary { name.rfind('-').map_or(name, |at| &name[..at]) } else { name };
+        let base = match (tree.node(n).temporary, self.as_dovecot) {
+            (false, _) => name,
+            (true, true) => name.rfind('-').map_or(name, |at| &name[..at]),
+            (true, false) => temporary_base(name).unwrap_or(name),
+        };
         let base = cut(base, TEMP_BASE_MAX).to_owned();
         let siblings = tree.above(n);
         let new = (1u64..)
@@ -269,6 +284,22 @@ impl Merge {
         Ordering::Equal
     }
 
+    /// A temporary name that only one side has is what an interrupted run, or one that could not change the other side, has left:
+    /// it counts for nothing against the other side's name.
+    pub(super) fn mark_leftovers(&mut self) {
+        for t in [L, R] {
+            let (tree, other) = (&self.trees[t], &self.trees[1 - t]);
+            let is_leftover = |n: &Id| {
+                let there = tree.guid(*n).and_then(|guid| other.by_guid(guid));
+                temporary_base(tree.name(*n)).is_some() && there.is_some_and(|o| temporary_base(other.name(o)).is_none())
+            };
+            let leftovers: Vec<Id> = tree.subtree(ROOT).into_iter().filter(is_leftover).collect();
+            for n in leftovers {
+                self.trees[t].node_mut(n).temporary = true;
+            }
+        }
+    }
+
     /// Gives the nodes that still have temporary names final ones; true if there were any.
     pub(super) fn final_names(&mut self, t: usize) -> bool {
         let mut renamed = false;
@@ -346,6 +377,13 @@ impl Merge {
             node.temporary = false;
         }
     }
+}
+
+/// What a temporary name, ours or Dovecot's, was made from.
+fn temporary_base(name: &str) -> Option<&str> {
+    let (base, suffix) = name.rsplit_once("-temp-")?;
+    let hex = (1..=32).contains(&suffix.len()) && suffix.bytes().all(|b| b.is_ascii_hexdigit());
+    (hex && !base.is_empty()).then_some(base)
 }
 
 /// The longest beginning of at most `max` bytes.

@@ -91,13 +91,17 @@ fn strs(path: &[String]) -> impl Iterator<Item = &str> {
 }
 
 /// A merge of the facts, `first` being its own side, ready to run; with it the directories that were removed.
-fn prepared(input: &Input<'_, '_>, first: usize) -> (Merge, Paths) {
+fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Paths) {
     let second = 1 - first;
     let mut trees = [first, second].map(|s| taking_part(&input.facts[s].tree));
-    let removed = log::apply(&mut trees, &input.removals[first], &input.removals[second]);
+    let removed = log::apply(&mut trees, &input.removals[first], &input.removals[second], as_dovecot);
     let [own, other] = trees;
     let mut merge = Merge::new(own, other, Keep::Both);
     merge.fixed.clone_from(&input.fixed);
+    merge.as_dovecot = as_dovecot;
+    if !as_dovecot {
+        merge.mark_leftovers();
+    }
     (merge, removed)
 }
 
@@ -105,8 +109,7 @@ fn prepared(input: &Input<'_, '_>, first: usize) -> (Merge, Paths) {
 pub(super) fn merged(input: &Input<'_, '_>) -> Result<Target, TreeError> {
     // Whatever the merge does with a tie, it must not depend on whose point of view this is.
     let first = usize::from(digest(&input.facts[0].tree) > digest(&input.facts[1].tree));
-    let (mut merge, removed) = prepared(input, first);
-    merge.as_dovecot = false;
+    let (mut merge, removed) = prepared(input, first, false);
     let before = [L, R].map(|t| subscriptions(&merge.trees[t]));
     merge.run().map_err(|Stuck| TreeError::Stuck)?;
 
@@ -186,8 +189,10 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
         let free = offers.iter().find(|(m, _)| !used.contains_key(&m.guid));
         let chosen = match (free, offers.first()) {
             (Some(&(mailbox, _)), _) => mailbox,
-            // Its GUID belongs elsewhere, but there is a mailbox here that stays.
-            (None, Some(&(mailbox, _))) if stays(path) || source.is_some() => {
+            // Its GUID belongs elsewhere, but the mailbox stays: here, or because the place there is not free.
+            (None, Some(&(mailbox, _)))
+                if stays(path) || source.is_some() && used.get(&mailbox.guid).is_some_and(|there| stays(there)) =>
+            {
                 Mailbox { guid: derived(mailbox.guid, path), ..mailbox }
             }
             _ => continue,
@@ -372,9 +377,9 @@ fn homes_in_backup(target: &mut Target, from: &Arena, to: &Arena, dest: usize) {
 /// Towards a Dovecot: the tree that its own changes will leave there (sync.md 4.9). `peer` is its side.
 pub(super) fn adopted(input: &Input<'_, '_>, peer: usize) -> Result<Target, TreeError> {
     let own = 1 - peer;
-    let (mut theirs, _) = prepared(input, peer);
+    let (mut theirs, _) = prepared(input, peer, true);
     theirs.run().map_err(|Stuck| TreeError::Stuck)?;
-    let (mut ours, _) = prepared(input, own);
+    let (mut ours, _) = prepared(input, own, true);
     ours.run().map_err(|Stuck| TreeError::Stuck)?;
 
     let peer_role = if peer == 0 { input.role } else { input.role.opposite() };

@@ -87,11 +87,6 @@ impl Taken {
     pub const fn new(list: Uidlist) -> Self {
         Self { list, stamp: None, on_disk: 0 }
     }
-
-    /// How many of its lines are on the disk.
-    pub const fn on_disk(&self) -> usize {
-        self.on_disk
-    }
 }
 
 // Offsets in memory are 32 bits.
