@@ -1,0 +1,4 @@
+//! The whole program beside a real Dovecot, as an administrator uses it.
+
+mod conversion;
+mod lab;
