@@ -307,6 +307,14 @@ impl Dump {
         self.boxes.values().flat_map(|b| &b.mails).map(|m| m.text.as_str()).collect()
     }
 
+    /// Without the saved dates: a Maildir has them in its cache only, else it is the time of the last renaming.
+    pub fn without_saved(mut self) -> Self {
+        for mail in self.boxes.values_mut().flat_map(|b| &mut b.mails) {
+            mail.saved = 0;
+        }
+        self
+    }
+
     /// What differs, for people.
     pub fn differences(&self, other: &Self) -> String {
         let mut out = String::new();
@@ -324,8 +332,9 @@ impl Dump {
             for uid in uids {
                 let find = |x: &SeenBox| x.mails.iter().find(|m| m.uid == uid).cloned();
                 let (x, y) = (find(a), find(b));
-                if x != y {
-                    let _ = writeln!(out, "{name} {uid}:\n   {x:?}\n   {y:?}");
+                if x != y && out.lines().count() < 20 {
+                    let short = |m: Option<Seen>| m.map(|m| Seen { text: m.text.chars().take(150).collect(), ..m });
+                    let _ = writeln!(out, "{name} {uid}:\n   {:?}\n   {:?}", short(x), short(y));
                 }
             }
         }
@@ -375,7 +384,7 @@ pub fn mail(n: u32) -> String {
     let fill = "the quick brown fox\n".repeat(n as usize * 13 % 50);
     format!(
         "From: sender{n}@example.org\nTo: you@example.org\nMessage-ID: <{n}@example.org>\nSubject: mail {n}\n\
-         X-Id: {n}.\nDate: Fri, 14 Jul 2017 02:40:00 +0000\n\nbody of mail {n}\n{fill}"
+         X-Id: ={n}.\nDate: Fri, 14 Jul 2017 02:40:00 +0000\n\nbody of mail {n}\n{fill}"
     )
 }
 
