@@ -326,6 +326,9 @@ impl<'a> Steps<'a> {
             .clone()
             .filter(|label| same_level && self.tree.children(parent).iter().all(|&c| c == n || self.tree.label(c) != label));
         let placeholder = self.tree.child(parent, leaf).filter(|&p| p != n);
+        // What lies below the name already says how it is spelt here.
+        let spelt = placeholder.filter(|&p| self.tree.anything_exists_below(p));
+        let label = spelt.map_or(label, |p| self.tree.node(p).label.clone());
         self.tree.node_mut(n).label = label;
         self.tree.node_mut(n).apart = None;
         self.tree.move_to(n, parent, leaf);
