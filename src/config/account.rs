@@ -58,6 +58,7 @@ impl Config {
             if !section.flag("disabled")
                 && let Some(namespace) = self.namespace(&section, &location, vars)?
             {
+                debug_line(section.text("name"), &namespace, &location);
                 namespaces.push(namespace);
             }
         }
@@ -161,6 +162,22 @@ impl Config {
             plugins,
         })
     }
+}
+
+/// As Dovecot shows a namespace with -D.
+fn debug_line(name: &str, ns: &NamespaceSettings, location: &str) {
+    let yes = |flag: bool| if flag { "yes" } else { "no" };
+    tracing::debug!(
+        "Namespace {name}: type={}, prefix={}, sep={}, inbox={}, hidden={}, list={}, subscriptions={} location={}",
+        ns.kind,
+        ns.prefix,
+        ns.separator.map(String::from).unwrap_or_default(),
+        yes(ns.inbox),
+        yes(ns.hidden),
+        ns.list.map_or("children", yes),
+        yes(ns.subscriptions),
+        if ns.location.is_empty() { location } else { &ns.location },
+    );
 }
 
 /// Whether the namespaces can be used together (cli-config.md 10.5).

@@ -41,9 +41,18 @@ impl Config {
             if ns.text("separator").chars().nth(1).is_some() {
                 return Err(format!("Namespace '{}': Hierarchy separator must be only one character long", ns.text("prefix")));
             }
-            let target = ns.text("alias_for");
-            if !target.is_empty() && !namespaces.iter().any(|other| other.text("prefix") == target) {
-                return Err(format!("Namespace '{}': alias_for points to unknown namespace: {target}", ns.text("prefix")));
+            if let Some(target) = ns.own("alias_for") {
+                let prefix = ns.text("prefix");
+                match namespaces.iter().find(|other| other.text("prefix") == target) {
+                    None => {
+                        return Err(format!("Namespace '{prefix}': alias_for points to unknown namespace: {target}"));
+                    }
+                    Some(other) => {
+                        if let Some(next) = other.own("alias_for") {
+                            return Err(format!("Namespace '{prefix}': alias_for chaining isn't allowed: {target} -> {next}"));
+                        }
+                    }
+                }
             }
             for mailbox in ns.mailboxes() {
                 for flag in mailbox.text("special_use").split_ascii_whitespace() {

@@ -160,7 +160,8 @@ fn raw_value(text: &str) -> RawValue {
             return RawValue::Literal(unescape(inner));
         }
     }
-    if text.contains('$') { RawValue::Expanding(text.into()) } else { RawValue::Literal(text.into()) }
+    let quoted = text.starts_with(['"', '\'']);
+    if !quoted && text.contains('$') { RawValue::Expanding(text.into()) } else { RawValue::Literal(text.into()) }
 }
 
 /// `\x` is `x` for every x.
@@ -231,6 +232,7 @@ mod tests {
             ("a = \"abc\\\\\"", vec![literal("a", "abc\\")]),
             ("a = \"", vec![literal("a", "")]),
             ("a = \"a\"b\"", vec![literal("a", "a\"b")]),
+            ("a = \"a\" $b", vec![literal("a", "\"a\" $b")]),
             ("a = x\0y\nb=", vec![literal("a", "x"), literal("b", "")]),
             ("= x", vec![literal("", "x")]),
             ("namespace \"in box\" { # c\n", vec![Line::Open { kind: "namespace".into(), name: "in box".into() }]),

@@ -27,7 +27,8 @@ pub use account::{AccountError, Side, separator};
 pub use error::Error;
 pub(crate) use error::reason;
 pub use overrides::Override;
-pub(crate) use value::{parse_millis, parse_size};
+use value::parse_millis;
+pub(crate) use value::{parse_size, parse_time};
 pub use vars::{VarError, Vars};
 
 use defs::Def;
@@ -160,6 +161,24 @@ impl Config {
         self.merged.values.get(&path).map(|text| self.expand_path(&path, text, vars)).transpose()
     }
 
+    /// The value that `-o` gave to a name that is no setting of Dovecot 2.3 but one of ours (`mail_driver`, `mail_path`).
+    #[must_use]
+    pub fn own(&self, name: &str) -> Option<&str> {
+        self.merged.values.get(name).map(String::as_str)
+    }
+
+    /// The same configuration with more overrides on top, and warnings about those that mean nothing.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn with(&self, overrides: &[Override]) -> Result<(Self, Vec<String>), Error> {
+        let mut config = self.clone();
+        let warnings = config.apply(overrides)?;
+        config.check().map_err(|text| Error::Settings { text })?;
+        config.check_user()?;
+        Ok((config, warnings))
+    }
+
     /// Whether `-o` has set this path.
     #[must_use]
     pub fn is_overridden(&self, path: &str) -> bool {
@@ -240,6 +259,11 @@ impl<'c> Section<'c> {
             Some(text) => text,
             None => defs::find(self.defs, name).map_or("", |d| d.default),
         }
+    }
+
+    /// What the configuration says, be it empty, without a default.
+    fn own(&self, name: &str) -> Option<&'c str> {
+        self.config.merged.values.get(&self.key(name)).map(String::as_str)
     }
 
     fn flag(&self, name: &str) -> bool {

@@ -19,6 +19,8 @@ const MAX_FILES: usize = 10_000;
 const MAX_INCLUDES: usize = 64;
 const MAX_SECTIONS: usize = 64;
 
+const FILTERS: &[&str] = &["protocol", "local", "remote", "local_name"];
+
 /// The settings of one filter. Keys are paths: `namespace/inbox/prefix` (cli-config.md 10.3).
 #[derive(Debug)]
 pub(super) struct Block {
@@ -170,7 +172,7 @@ impl Parser {
     /// `namespace { mailbox { KEY`
     fn unknown(&self, key: &str) -> String {
         let mut text = "Unknown setting: ".to_owned();
-        for open in self.stack.iter().filter(|open| !open.path.is_empty()) {
+        for open in self.stack.iter().filter(|open| !FILTERS.contains(&open.kind.as_str())) {
             text.push_str(&open.kind);
             text.push_str(" { ");
         }
@@ -208,9 +210,11 @@ impl Parser {
         let mut path = self.path().to_owned();
         let scope = match (self.scope(), kind) {
             (Scope::Skipped, _) => Scope::Skipped,
-            (Scope::Root, "protocol" | "local" | "remote" | "local_name") => {
+            // A filter may stand inside of a section; the section goes on inside of it.
+            (scope, _) if FILTERS.contains(&kind) => {
                 block = self.filter(kind, name, at)?;
-                Scope::Root
+                // But it ends what free keys there are.
+                if matches!(scope, Scope::Plugin) { Scope::Section(&[]) } else { scope }
             }
             (Scope::Root, "plugin") => {
                 path.push_str("plugin/");
@@ -299,45 +303,52 @@ impl Parser {
     }
 
     fn setting(&mut self, key: &str, value: RawValue, at: &Place) -> Result<(), String> {
-        let (key, def) = match self.scope() {
-            Scope::Skipped => return Ok(()),
-            Scope::Root => {
-                if key.is_empty() {
-                    return Err("Missing key name ('=' at the beginning of line)".into());
-                }
-                let filter = &self.blocks[self.block()].filter;
-                if (filter.local.is_some() || filter.remote.is_some()) && is_auth(key) {
-                    return Err(format!("Auth settings not supported inside local/remote blocks: {key}"));
-                }
-                let key = defs::root_alias(key);
-                match defs::root(key) {
-                    Some(def) => (key, Some(def)),
-                    None if defs::is_foreign(key) => {
-                        // Whatever is wrong with it is Dovecot's business.
-                        if let Ok(text) = self.value(key, value, at) {
-                            self.set(key, text);
-                        }
-                        return Ok(());
-                    }
-                    None if key == "dovecot_config_version" => {
-                        return Err("This is a configuration of Dovecot 2.4 (dovecot_config_version), which is not supported yet; -O and -o do without a configuration file".into());
-                    }
-                    None => return Err(self.unknown(key)),
-                }
-            }
-            Scope::Plugin if key.contains('/') => return Err(self.unknown(key)),
-            Scope::Plugin => (key, None),
-            Scope::Section(defs) => {
-                let key = if std::ptr::eq(defs, defs::NAMESPACE) { defs::namespace_alias(key) } else { key };
-                (key, Some(defs::find(defs, key).ok_or_else(|| self.unknown(key))?))
-            }
+        if self.skipping() {
+            return Ok(());
+        }
+        let in_root = matches!(self.scope(), Scope::Root);
+        if in_root && key.is_empty() {
+            return Err("Missing key name ('=' at the beginning of line)".into());
+        }
+        let key = if in_root { defs::root_alias(key) } else { key };
+        // Dovecot looks at the value before it looks whether there is such a setting.
+        let text = match self.value(key, value, at) {
+            // Whatever is wrong with another program's setting is Dovecot's business.
+            Err(_) if in_root && defs::is_foreign(key) => return Ok(()),
+            text => text?,
         };
-        let text = self.value(key, value, at)?;
+        let (key, def) = self.known(key)?;
         if let Some(def) = def {
             def.kind.check(&text).map_err(|e| e.to_string())?;
         }
         self.set(key, text);
         Ok(())
+    }
+
+    /// The setting's real name, and its definition if its value is to be checked.
+    fn known<'k>(&self, key: &'k str) -> Result<(&'k str, Option<&'static Def>), String> {
+        match self.scope() {
+            Scope::Root => {
+                let filter = &self.blocks[self.block()].filter;
+                if (filter.local.is_some() || filter.remote.is_some()) && is_auth(key) {
+                    return Err(format!("Auth settings not supported inside local/remote blocks: {key}"));
+                }
+                match defs::root(key) {
+                    Some(def) => Ok((key, Some(def))),
+                    None if defs::is_foreign(key) => Ok((key, None)),
+                    None if key == "dovecot_config_version" => Err(format!(
+                        "This is a configuration of Dovecot 2.4 ({key}), which is not supported yet; -O and -o do without a configuration file"
+                    )),
+                    None => Err(self.unknown(key)),
+                }
+            }
+            Scope::Plugin if key.contains('/') => Err(self.unknown(key)),
+            Scope::Plugin | Scope::Skipped => Ok((key, None)),
+            Scope::Section(defs) => {
+                let key = if std::ptr::eq(defs, defs::NAMESPACE) { defs::namespace_alias(key) } else { key };
+                Ok((key, Some(defs::find(defs, key).ok_or_else(|| self.unknown(key))?)))
+            }
+        }
     }
 
     fn set(&mut self, key: &str, text: String) {
@@ -349,7 +360,7 @@ impl Parser {
     fn value(&self, key: &str, value: RawValue, at: &Place) -> Result<String, String> {
         match value {
             RawValue::Literal(text) => Ok(text),
-            RawValue::Expanding(text) => line::expand(&text, |name| self.variable(name)),
+            RawValue::Expanding(text) => line::expand(&text, |name| self.variable(name, key)),
             RawValue::File(name) => {
                 let path = at.file.parent().unwrap_or(Path::new("")).join(&name);
                 let failed = |text: &str, e: io::Error| format!("{key}: {text}: {}", reason(&e));
@@ -366,8 +377,9 @@ impl Parser {
         }
     }
 
-    /// What `$NAME` stands for at this point of the files: a setting outside of all sections.
-    fn variable(&self, name: &str) -> Option<String> {
+    /// What `$NAME` stands for at this point of the files: a setting outside of all sections. Inside of a filter that is
+    /// what the filter has said so far; only a setting that names itself gets what holds around the filter.
+    fn variable(&self, name: &str, key: &str) -> Option<String> {
         if let Some(name) = name.strip_prefix("ENV:") {
             return Some(std::env::var_os(name).map_or_else(String::new, |v| v.to_string_lossy().into_owned()));
         }
@@ -377,7 +389,7 @@ impl Parser {
             if let Some(text) = self.blocks[index].values.get(name) {
                 return Some(text.clone());
             }
-            block = self.blocks[index].parent;
+            block = self.blocks[index].parent.filter(|_| name == key);
         }
         defs::default_of(name).map(Into::into)
     }

@@ -202,6 +202,15 @@ fn wrong_overrides_fail_when_dovecot_notices_them() {
 }
 
 #[test]
+fn a_socket_is_refused_clearly() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = Config::load(&Source::File(path), &[]).unwrap_err().to_string();
+    assert!(error.contains("is a socket, and asking Dovecot's config service is not supported"), "{error}");
+}
+
+#[test]
 fn what_other_programs_need_passes() {
     let text = "
         service imap-login {\n inet_listener imap {\n port = 0\n }\n }\n

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of any one storage. Follows `docs/formats/index.md` where the project keeps it, RFC 7162 for modseqs.
 
+mod cache;
 mod error;
 mod files;
 mod handle;
@@ -11,7 +12,9 @@ pub mod mailbox_log;
 mod settings;
 mod state;
 mod transaction;
+mod view;
 
+pub use cache::{Cache, CacheEntry, CacheField, cached_number};
 pub use error::{Damage, DamageClass, Error, Result};
 pub use files::Files;
 pub use handle::{Created, Durability, Index, Locked, Options};
@@ -19,6 +22,7 @@ pub use log::Bits;
 pub use settings::Settings;
 pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};
 pub use transaction::{ExtSpec, Transaction};
+pub use view::{EditPlan, Scan, assign_uids, plan_edits, raise};
 
 #[cfg(test)]
 mod tests;

@@ -140,7 +140,7 @@ pub trait Store: Send {
     /// Creates a directory. Fine if it is there.
     ///
     /// # Errors
-    /// When the storage refuses. Layouts without pure directories do nothing.
+    /// When the storage refuses. Layouts without pure directories (Maildir++) make a mailbox of that name.
     fn create_dir(&mut self, name: &MailboxName) -> Result<()>;
 
     /// Deletes a mailbox with all its mails and writes the removal to the mailbox log with the given time.
@@ -270,6 +270,10 @@ pub struct Changes {
     pub mails: Vec<LogChange>,
     /// Changed attributes.
     pub attributes: Vec<AttributeChange>,
+    /// UIDs that mails got here first, as ascending ranges with both ends included: deliveries, copies by users.
+    pub native: Vec<(Uid, Uid)>,
+    /// UIDs that a sync has brought from elsewhere, likewise.
+    pub synced: Vec<(Uid, Uid)>,
 }
 
 /// What the log says of one UID.

@@ -207,6 +207,24 @@ pub fn fsync(file: &File, path: &Path) -> Result<()> {
     doing("fsync", path, || file.sync_data())
 }
 
+/// Makes the same change to many files, several at a time: file systems then do for many what they would do for one (ext4:
+/// syncing 1000 small files takes 0.1 s instead of 1 to 3 s, and so does removing them).
+///
+/// # Errors
+/// That of one that failed; others may have been changed or not.
+pub fn each<T: Sync>(items: &[T], change: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    const AT_ONCE: usize = 16;
+    if items.len() < 4 {
+        return items.iter().try_for_each(change);
+    }
+    let (change, share) = (&change, items.len().div_ceil(AT_ONCE));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = items.chunks(share).map(|share| scope.spawn(move || share.iter().try_for_each(change))).collect();
+        let died = |_| Err(Error::new("go on in", Path::new("."), io::Error::other("a thread has ended early")));
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(died))
+    })
+}
+
 /// Makes the names in a directory durable.
 ///
 /// # Errors

@@ -1,11 +1,11 @@
 //! "Stop, please": a flag that a signal sets and that long work looks at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A request to stop. Clones share the request.
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicI32>);
+pub struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
     /// Nobody wants anything to stop yet.
@@ -14,14 +14,15 @@ impl Stop {
         Self::default()
     }
 
-    /// Asks for it, because of this signal.
-    pub fn request(&self, signal: i32) {
-        self.0.store(signal, Ordering::Relaxed);
+    /// Where a signal handler stores the signal's number.
+    #[must_use]
+    pub fn slot(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.0)
     }
 
     /// The signal, if stopping was asked for. To be looked at between two steps of work that leave everything valid.
     #[must_use]
-    pub fn requested(&self) -> Option<i32> {
+    pub fn requested(&self) -> Option<usize> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
             signal => Some(signal),

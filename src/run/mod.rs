@@ -3,12 +3,15 @@
 //! Knows nothing of `argv` and of exit codes. Messages go to `tracing`, with the text only: the prefix with the user's
 //! name comes from the span that `cli` has entered, so threads made here must enter `tracing::Span::current()` again.
 
+pub mod check;
 mod job;
+mod local;
 
 pub use job::{Job, Peer};
 
 use crate::mail::Class;
 use crate::os::stop::Stop;
+use crate::sync;
 
 /// How a run ended. Everything worth telling has been logged already.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,22 @@ pub enum Outcome {
 /// Does one job.
 #[must_use]
 pub fn execute(job: &Job, stop: &Stop) -> Report {
-    let _ = (job, stop);
-    tracing::error!("the engine is not built in yet");
-    Report { outcome: Outcome::Failed(Class::NotPossible), state: None }
+    match &job.peer {
+        Peer::Local(account) => local::run(job, account, stop),
+    }
+}
+
+/// Both sides' reports as one.
+fn conclude(first: sync::Report, second: sync::Report, options: &sync::Options) -> Report {
+    let state = options.want_state.then(|| first.state.encode());
+    let all = first.and(second);
+    if let Some(reason) = &all.desync {
+        tracing::warn!("Mailbox changes caused a desync. You may want to run dsync again: {reason}");
+    }
+    let outcome = match all.failed {
+        Some(class) => Outcome::Failed(class),
+        None if all.desync.is_some() || all.skipped > 0 => Outcome::Incomplete,
+        None => Outcome::Done,
+    };
+    Report { outcome, state }
 }

@@ -10,13 +10,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::facts;
-use super::message::{Failure, Finish, Link, LinkError, Message};
+use super::message::{Attributes, Failure, Finish, Link, LinkError, Message, Offer};
 use super::report::Report;
 use super::round::{Round, RoundError, offer};
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
-use super::{Algorithm, Mode, Only, Options, Source, State};
-use crate::mail::{self, Class, Existence, MailboxGuid, Store, Tree};
+use super::{Algorithm, Only, Options, State};
+use super::{attributes, facts};
+use crate::mail::{self, Attribute, Class, Existence, Mailbox, MailboxGuid, Since, Store, Tree};
 use crate::os::stop::Stop;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
@@ -27,8 +27,7 @@ pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn 
     let mut brain = Brain { side, options, store, link: Boxed(link), stop, report: Report::default(), saved: State::default() };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
-    let result = Brain { options: &options, ..brain }.run();
-    result
+    Brain { options: &options, ..brain }.run()
 }
 
 /// A link behind a reference, so that rounds need not know which.
@@ -141,19 +140,12 @@ impl Brain<'_> {
             }
         }
         let outcome = tree::execute(self.store, &plan.actions);
-        let (said, result) = match outcome {
-            Ok(done) => {
-                for reason in done.desync {
-                    tracing::warn!("{reason}");
-                    self.report.desync(reason);
-                }
-                (Ok(()), Ok(()))
-            }
-            Err(e) => (Err(Failure { class: e.class(), text: e.to_string() }), Err(End::Own(mail::Error::new(e.class(), e)))),
-        };
         self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
-        self.link.send(Message::TreeDone(said))?;
-        result?;
+        self.link.send(Message::TreeDone(outcome.as_ref().map(|_| ()).map_err(Failure::from)))?;
+        for reason in outcome.map_err(End::Own)?.desync {
+            tracing::warn!("{reason}");
+            self.report.desync(reason);
+        }
         match self.link.recv()? {
             Message::TreeDone(Ok(())) => Ok(plan),
             Message::TreeDone(Err(f)) => Err(End::Peer(f)),
@@ -164,8 +156,12 @@ impl Brain<'_> {
     fn mailbox(&mut self, pair: &Paired, unified: bool) -> Result<(), End> {
         let name = &pair.local;
         let opened = self.open(pair);
+        let attributes = opened.is_ok().then(|| self.attributes(pair)).flatten();
         let said = match &opened {
-            Ok((mailbox, guids)) => Ok(Box::new(offer(&**mailbox, guids))),
+            Ok((mailbox, guids)) => {
+                let attributes = attributes.as_deref().map(attributes::digest);
+                Ok(Box::new(Offer { attributes, ..offer(&**mailbox, guids) }))
+            }
             Err(e) => Err(Failure::from(e)),
         };
         self.link.send(Message::Offer(said.clone()))?;
@@ -187,6 +183,11 @@ impl Brain<'_> {
             // The other side has said why.
             return Ok(());
         };
+        if let (Some(present), Some(a), Some(b)) = (attributes, mine.attributes, theirs.attributes)
+            && a != b
+        {
+            self.sync_attributes(pair, &mut *mailbox, present)?;
+        }
         let mut sent_done = false;
         let saved = self.saved.0.get(&pair.guid).copied();
         let mut round = Round {
@@ -243,7 +244,7 @@ impl Brain<'_> {
         }
     }
 
-    fn open(&mut self, pair: &Paired) -> mail::Result<(Box<dyn mail::Mailbox>, facts::Guids)> {
+    fn open(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, facts::Guids)> {
         let mut mailbox = self.store.open(&pair.local)?;
         mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK))?;
         mailbox.refresh()?;
@@ -252,6 +253,36 @@ impl Brain<'_> {
         }
         let guids = facts::guids(&mut *mailbox);
         Ok((mailbox, guids))
+    }
+
+    fn attributes(&mut self, pair: &Paired) -> Option<Vec<Attribute>> {
+        match self.store.attributes(&pair.local, pair.guid) {
+            Ok(attributes) => attributes,
+            // A side without a dictionary has nothing to say; that is no reason to leave the mails alone.
+            Err(e) if e.class() == Class::NotPossible => None,
+            Err(e) => {
+                tracing::error!("Mailbox {}: Failed to get attributes: {e}", pair.local);
+                self.report.fail(e.class());
+                None
+            }
+        }
+    }
+
+    fn sync_attributes(&mut self, pair: &Paired, mailbox: &mut dyn Mailbox, present: Vec<Attribute>) -> Result<(), End> {
+        let changes = mailbox.changes(Since::Everything).map(|c| c.attributes).unwrap_or_default();
+        let own = Attributes { present, changes };
+        self.link.send(Message::Attributes(Box::new(own.clone())))?;
+        let peer = match self.link.recv()? {
+            Message::Attributes(a) => a,
+            other => return Err(unexpected(&other, "attributes")),
+        };
+        for attribute in attributes::to_change(&own, &peer, self.options.mode, self.options.mode.is_source(self.side)) {
+            if let Err(e) = self.store.set_attribute(&pair.local, pair.guid, &attribute) {
+                tracing::error!("Mailbox {}: Failed to set attribute {}: {e}", pair.local, attribute.key.key);
+                self.report.skipped += 1;
+            }
+        }
+        Ok(())
     }
 
     /// A mailbox that the own side cannot use. Where it went away in the meantime, another run will see to it.
@@ -274,10 +305,12 @@ impl Brain<'_> {
     }
 
     fn finish(&mut self) -> Result<(), End> {
-        if self.options.purge && self.side == Side::Slave && self.report.failed.is_none() {
-            if let Err(e) = self.store.purge() {
-                tracing::error!("Purging failed: {e}");
-            }
+        if self.options.purge
+            && self.side == Side::Slave
+            && self.report.failed.is_none()
+            && let Err(e) = self.store.purge()
+        {
+            tracing::error!("Purging failed: {e}");
         }
         let incomplete = self.report.desync.is_some() || self.report.skipped > 0;
         self.link.send(Message::Finish(Finish { failed: self.report.failed, incomplete }))?;
@@ -313,13 +346,4 @@ fn unexpected(got: &Message, wanted: &'static str) -> End {
 
 fn tree_guids(tree: &Tree) -> HashSet<MailboxGuid> {
     tree.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
-}
-
-/// Whether this side is the one that must not change.
-#[must_use]
-pub fn is_source(mode: Mode, side: Side) -> bool {
-    match mode {
-        Mode::TwoWay => false,
-        Mode::OneWay(s) | Mode::Backup(s) => (s == Source::Master) == (side == Side::Master),
-    }
 }

@@ -74,6 +74,8 @@ pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, fil
         items: Vec::with_capacity(guids.all.len()),
         expunged: Vec::new(),
         held_back: mailbox.held_back(),
+        native: changes.native,
+        synced: changes.synced,
     };
     for (n, mail) in mailbox.mails().iter().enumerate() {
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {

@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::merge::{Facts, NewGuids};
-use crate::mail::{
-    self, Attribute, AttributeChange, Body, Capabilities, Class, MailGuid, MailboxGuid, ModSeq, Status, Tree, Uid,
-};
+use crate::mail::{self, Attribute, AttributeChange, Body, Capabilities, Class, MailGuid, MailboxGuid, Status, Tree, Uid};
 
 /// One thing said.
 #[derive(Debug)]
@@ -63,8 +61,8 @@ pub struct Offer {
     pub digest: [u8; 20],
     /// Some mails cannot be read: the digest proves nothing.
     pub doubtful: bool,
-    /// The store keeps attributes.
-    pub attributes: bool,
+    /// Digest over all attributes; none where the store keeps none.
+    pub attributes: Option<[u8; 20]>,
 }
 
 /// Attributes of a mailbox.
@@ -168,7 +166,9 @@ impl Channel {
 
 impl Link for Channel {
     fn send(&mut self, message: Message) -> Result<(), LinkError> {
-        self.to.send(message).map_err(|_| LinkError::Closed)
+        // A side that has ended has said why, and that is still to be read: `recv` tells.
+        let _ = self.to.send(message);
+        Ok(())
     }
 
     fn recv(&mut self) -> Result<Message, LinkError> {

@@ -3,7 +3,8 @@
 //! Both compute the same outcome from the same facts ([`merge`] is a pure function of master's and slave's facts), and each
 //! makes its own side equal to it. Knows no storage and no wire.
 
-// mod brain;
+mod attributes;
+mod brain;
 mod facts;
 pub mod merge;
 mod message;
@@ -17,7 +18,7 @@ mod state;
 mod tests;
 pub mod tree;
 
-// pub use brain::run;
+pub use brain::run;
 pub use message::{Channel, Failure, Finish, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
 pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
 pub use report::{Counts, Report};

@@ -19,7 +19,6 @@ pub struct World {
     pub subscribed: BTreeMap<MailboxName, (bool, Timestamp)>,
     /// Changes to the store, of any kind.
     pub writes: u32,
-    pub clock: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +42,9 @@ pub struct ModelBox {
     pub mails: BTreeMap<Uid, ModelMail>,
     pub log: Vec<Record>,
     pub held: Vec<(Uid, Uid)>,
+    /// UIDs by who gave them: users, or a sync.
+    pub native: Vec<(Uid, Uid)>,
+    pub synced: Vec<(Uid, Uid)>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ impl ModelBox {
             mails: BTreeMap::new(),
             log: Vec::new(),
             held: Vec::new(),
+            native: Vec::new(),
+            synced: Vec::new(),
         }
     }
 
@@ -72,7 +76,9 @@ impl ModelBox {
     }
 
     pub fn append(&mut self, uid: Option<Uid>, mut mail: ModelMail) -> Uid {
+        let sync = uid.is_some();
         let uid = uid.filter(|u| *u >= self.uid_next).unwrap_or(self.uid_next);
+        (if sync { &mut self.synced } else { &mut self.native }).push((uid, uid));
         self.uid_next = uid.next();
         let step = self.step();
         mail.modseq = mail.modseq.max(step);
@@ -330,7 +336,8 @@ impl Mailbox for ModelMailbox {
                 (LogChange::Flags { .. }, Some(LogChange::Expunged { .. })) => {}
             }
         }
-        Ok(Changes { mails: by_uid.into_values().collect(), ..Changes::default() })
+        let (native, synced) = (self.view.native.clone(), self.view.synced.clone());
+        Ok(Changes { mails: by_uid.into_values().collect(), native, synced, ..Changes::default() })
     }
 
     fn stage(&mut self, mail: NewMail, mut body: Body) -> std::result::Result<(), SaveError> {
@@ -419,6 +426,8 @@ impl Mailbox for ModelMailbox {
                 mails,
                 log: Vec::new(),
                 held: Vec::new(),
+                native: Vec::new(),
+                synced: Vec::new(),
             };
         })
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::tree::Side;
 use crate::mail::{Flags, Keyword, MailboxGuid, Selection, Timestamp};
 
 /// Which way changes flow.
@@ -13,6 +14,17 @@ pub enum Mode {
     OneWay(Source),
     /// The destination becomes what the source is (`backup`).
     Backup(Source),
+}
+
+impl Mode {
+    /// Whether this side is the one that must not change.
+    #[must_use]
+    pub fn is_source(self, side: Side) -> bool {
+        match self {
+            Self::TwoWay => false,
+            Self::OneWay(s) | Self::Backup(s) => (s == Source::Master) == (side == Side::Master),
+        }
+    }
 }
 
 /// Which side is the source of a one-way run or backup.

@@ -165,10 +165,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn is_source(&self) -> bool {
-        match self.options.mode {
-            Mode::TwoWay => false,
-            Mode::OneWay(s) | Mode::Backup(s) => (s == Source::Master) == (self.side == Side::Master),
-        }
+        self.options.mode.is_source(self.side)
     }
 
     /// After a run without disturbance both sides have the same mails.
@@ -200,7 +197,7 @@ impl<L: Link> Round<'_, L> {
     fn facts(&mut self, guids: &facts::Guids) -> Result<Facts> {
         let since = match (self.options.mode, &self.options.algorithm, self.saved) {
             (Mode::Backup(_), _, _) => None,
-            (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: None }),
+            (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: s.last_common }),
             _ => Some(Since::Everything),
         };
         Ok(facts::facts(self.mailbox, guids, since, &self.options.filter)?)
@@ -219,38 +216,36 @@ impl<L: Link> Round<'_, L> {
                 Mode::TwoWay if self.unified => Missing::IfKnown,
                 Mode::TwoWay if self.options.filter.is_empty() => Missing::Expunged,
                 Mode::TwoWay => Missing::IfLogged,
+                Mode::OneWay(_) if !self.unified => Missing::IfProved,
                 Mode::OneWay(_) | Mode::Backup(_) => Missing::IfKnown,
             },
         };
-        match self.options.mode {
-            Mode::Backup(s) => Ok(merge::backup(master, slave, s == Source::Master)),
-            Mode::OneWay(s) => {
-                let common = merge::find_common(master, slave, &context);
-                Ok(merge::one_way(master, slave, &common, s == Source::Master))
-            }
-            Mode::TwoWay => {
-                let common = merge::find_common(master, slave, &context);
-                let new = if self.side == Side::Master { &common.new_master } else { &common.new_slave };
-                let mut guids = NewGuids::with_capacity(new.len());
-                for &i in new {
-                    let uid = own.items[i].uid;
-                    guids.push(match self.mailbox.guid(uid) {
-                        Ok(guid) => Some(guid),
-                        Err(error) => {
-                            self.bad(uid, error);
-                            None
-                        }
-                    });
-                }
-                self.link.send(Message::Guids(guids.clone()))?;
-                let theirs = match self.recv_fact()? {
-                    Message::Guids(g) => g,
-                    other => return Err(unexpected(&other, "GUIDs")),
-                };
-                let guids = if self.side == Side::Master { (&guids, &theirs) } else { (&theirs, &guids) };
-                Ok(merge::two_way(master, slave, &common, guids))
-            }
+        if let Mode::Backup(s) = self.options.mode {
+            return Ok(merge::backup(master, slave, s == Source::Master));
         }
+        let common = merge::find_common(master, slave, &context);
+        let new = if self.side == Side::Master { &common.new_master } else { &common.new_slave };
+        let mut guids = NewGuids::with_capacity(new.len());
+        for &i in new {
+            let uid = own.items[i].uid;
+            guids.push(match self.mailbox.guid(uid) {
+                Ok(guid) => Some(guid),
+                Err(error) => {
+                    self.bad(uid, error);
+                    None
+                }
+            });
+        }
+        self.link.send(Message::Guids(guids.clone()))?;
+        let theirs = match self.recv_fact()? {
+            Message::Guids(g) => g,
+            other => return Err(unexpected(&other, "GUIDs")),
+        };
+        let guids = if self.side == Side::Master { (&guids, &theirs) } else { (&theirs, &guids) };
+        Ok(match self.options.mode {
+            Mode::OneWay(s) => merge::one_way(master, slave, &common, guids, s == Source::Master),
+            _ => merge::two_way(master, slave, &common, guids),
+        })
     }
 
     fn bad(&mut self, uid: Uid, error: mail::Error) {
@@ -634,7 +629,7 @@ pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
         capabilities: mailbox.capabilities(),
         digest: facts::digest(mailbox.mails(), Some(&guids.all)),
         doubtful: guids.all.iter().any(Option::is_none),
-        attributes: false,
+        attributes: None,
     }
 }
 

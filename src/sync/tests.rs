@@ -52,6 +52,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op(), 0..8)
 }
 
+fn ops_without_copies() -> impl Strategy<Value = Vec<Op>> {
+    ops().prop_map(|ops| ops.into_iter().filter(|o| !matches!(o, Op::Copy(_))).collect())
+}
+
 /// A pair of sides with one mailbox, and what their users know.
 struct Pair {
     a: ModelStore,
@@ -272,7 +276,9 @@ proptest! {
     #[test]
     fn one_way_brings_everything_and_loses_nothing(
         reverse in any::<bool>(),
-        history in prop::collection::vec((ops(), ops()), 1..4),
+        // Which of several instances of one mail belong together is not determined where UIDs differ: flags of
+        // instances may settle in a later run only.
+        history in prop::collection::vec((ops_without_copies(), ops_without_copies()), 1..4),
     ) {
         let mut pair = Pair::new(true);
         let how = options(Mode::OneWay(if reverse { Source::Slave } else { Source::Master }), Algorithm::Changed);

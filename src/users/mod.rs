@@ -151,7 +151,11 @@ impl User {
     /// # Errors
     /// The system refuses; nothing may be done then.
     pub fn become_user(&self, config: &Config) -> Result<(), Error> {
-        Ok(privileges::drop_to(&self.ids, config)?)
+        privileges::drop_to(&self.ids, config)?;
+        let home = self.owner.home.as_ref().map(|home| home.display().to_string());
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        tracing::debug!("Effective uid={uid}, gid={gid}, home={}", home.unwrap_or_default());
+        Ok(())
     }
 }
 

@@ -53,7 +53,8 @@ impl SeenBox {
 /// `false` when there is no Dovecot here; says so on stderr.
 pub fn have_dovecot() -> bool {
     let root = rustix::process::geteuid().is_root();
-    if root && Path::new(IMAP).exists() && Command::new("doveadm").arg("--version").output().is_ok_and(|o| o.status.success()) {
+    // Its exit code says nothing: there is no option that only shows the version.
+    if root && Path::new(IMAP).exists() && Command::new("doveadm").arg("help").output().is_ok() {
         return true;
     }
     eprintln!("skipped: this test needs root and Dovecot's doveadm and imap");
@@ -78,7 +79,7 @@ impl Lab {
         let conf = format!(
             "base_dir = {r}/run\nstate_dir = {r}/run\nlog_path = {r}/dovecot.log\ninfo_log_path = {r}/info.log\nssl = no\n\
              first_valid_uid = 1\nfirst_valid_gid = 1\nmail_uid = {UID}\nmail_gid = {UID}\nmail_home = {r}/home\n\
-             mail_location = maildir:{r}/home/Maildir{options}\nstats_writer_socket_path =\n{extra}\n\
+             mail_location = maildir:{r}/home/Maildir{options}\nmail_fsync = never\nstats_writer_socket_path =\n{extra}\n\
              namespace inbox {{\n  inbox = yes\n  separator = /\n}}\n"
         );
         std::fs::write(root.join("dovecot.conf"), conf).expect("conf");
@@ -115,8 +116,7 @@ impl Lab {
         let mut c = Command::new("doveadm");
         c.arg("-c").arg(self.path().join("dovecot.conf")).args(args);
         self.env(&mut c);
-        let mut child =
-            c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("doveadm runs");
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("doveadm runs");
         child.stdin.take().expect("piped").write_all(input).expect("doveadm reads");
         child.wait_with_output().expect("doveadm ends")
     }

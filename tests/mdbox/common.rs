@@ -17,7 +17,7 @@ pub fn location(root: &Path, alt: Option<&Path>) -> Location {
 pub fn place(root: &Path, name: &str) -> Place {
     let dir = root.join("mailboxes").join(name).join("dbox-Mails");
     Place {
-        name: MailboxName::new(name.split('/')).expect("a name"),
+        name: MailboxName::parse(name, '/').expect("a name"),
         storage_name: name.into(),
         inbox: name == "INBOX",
         mailbox: dir.clone(),

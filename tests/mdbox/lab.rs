@@ -43,7 +43,7 @@ pub struct SeenBox {
 /// `false` when there is no Dovecot here; says so on stderr.
 pub fn have_dovecot() -> bool {
     let root = rustix::process::geteuid().is_root();
-    if root && Command::new("doveadm").arg("--version").output().is_ok_and(|o| o.status.success()) {
+    if root && Command::new("doveadm").arg("help").output().is_ok() {
         return true;
     }
     eprintln!("skipped: this test needs root and Dovecot's doveadm");
@@ -216,6 +216,8 @@ pub fn copy_tree(from: &Path, to: &Path) {
             std::os::unix::fs::symlink(std::fs::read_link(entry.path()).expect("a link"), &path).expect("symlink");
         } else {
             std::fs::copy(entry.path(), &path).expect("copy");
+            // Fixtures may be checked out without write permission.
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("chmod");
             if rustix::process::geteuid().is_root() {
                 chown(&path, Some(UID), Some(UID)).expect("chown");
             }
@@ -243,4 +245,65 @@ pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// The fixtures of this room.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mdbox").join(name)
+}
+
+/// An IMAP session of the lab's user.
+pub struct Imap {
+    child: std::process::Child,
+    lines: std::io::BufReader<std::process::ChildStdout>,
+    count: u32,
+}
+
+impl Imap {
+    pub fn new(lab: &Lab) -> Self {
+        use std::io::BufRead;
+        let mut child = Command::new("/usr/lib/dovecot/imap")
+            .arg("-c")
+            .arg(lab.path().join("dovecot.conf"))
+            .env("USER", "u1")
+            .env("HOME", lab.path().join("home"))
+            .current_dir("/")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("imap runs");
+        let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped"));
+        lines.read_line(&mut String::new()).expect("a greeting");
+        Self { child, lines, count: 0 }
+    }
+
+    /// Runs a command; its answer may be anything, and the session may end.
+    pub fn any(&mut self, command: &str) -> String {
+        use std::io::{BufRead, Write};
+        self.count += 1;
+        let tag = format!("t{} ", self.count);
+        let mut all = String::new();
+        if self.child.stdin.as_mut().expect("piped").write_all(format!("{tag}{command}\r\n").as_bytes()).is_err() {
+            return all;
+        }
+        loop {
+            let mut line = String::new();
+            if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
+                return all;
+            }
+            all.push_str(&line);
+            if line.starts_with(&tag) {
+                return all;
+            }
+        }
+    }
+
+    pub fn ok(&mut self, command: &str) -> String {
+        let answer = self.any(command);
+        assert!(answer.lines().last().is_some_and(|l| l.contains(" OK ")), "{command}: {answer}");
+        answer
+    }
+}
+
+impl Drop for Imap {
+    fn drop(&mut self) {
+        self.any("LOGOUT");
+        let _ = self.child.wait();
+    }
 }

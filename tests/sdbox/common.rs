@@ -11,6 +11,16 @@ use dsync::store::sdbox::Sdbox;
 
 use crate::lab::{Lab, SeenBox};
 
+/// `false` when there is no Dovecot here; says so on stderr.
+pub fn have_dovecot() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if root && std::process::Command::new("doveadm").arg("help").output().is_ok() {
+        return true;
+    }
+    eprintln!("skipped: this test needs root and Dovecot's doveadm");
+    false
+}
+
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dbox").join(name)
 }

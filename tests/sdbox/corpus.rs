@@ -1,7 +1,5 @@
 //! Every fixture is read as its `expected.json` says, and no byte of it changes.
 
-use std::path::Path;
-
 use dsync::mail::{Class, Mailbox};
 use dsync::store::Settings;
 use dsync::store::format::Format;
@@ -155,15 +153,27 @@ fn an_alternative_storage_that_is_not_there_loses_nothing() {
 }
 
 #[test]
-fn written_by_dovecot_2_4() {
-    let dir = scratch("v24-sdbox");
+fn a_damaged_file_is_an_error_with_its_place() {
+    let dir = scratch("sdbox-basic");
     let root = dir.path().join("mail");
-    assert!(Path::new(&root).exists());
-    for name in common::names(&root) {
-        let mut mailbox = common::open(&root, &name, &Settings::default());
-        for mail in mailbox.mails().to_vec() {
-            let text = common::read(mailbox.body(mail.uid).unwrap_or_else(|e| panic!("{e}")));
-            assert!(!text.is_empty());
+    let path = common::place(&root, "INBOX").mailbox.join("u.2");
+    let good = std::fs::read(&path).expect("there");
+    for (bytes, reason) in [
+        (&b"rubbish"[..], "(around offset=0): Invalid dbox version"),
+        (&good[..100], "(around offset=220): EOF before the metadata block"),
+        (&good[..good.len() - 1], "(around offset=220): missing end-of-metadata line"),
+        (b"", "Invalid dbox version"),
+    ] {
+        std::fs::write(&path, bytes).expect("written");
+        let before = contents(dir.path());
+        let mut mailbox = common::open(&root, "INBOX", &Settings::default());
+        let e = mailbox.body(uid(2)).expect_err("damaged");
+        assert!(e.to_string().contains("u.2") && e.to_string().contains(reason), "{e}");
+        assert_eq!(e.class(), Class::Temporary);
+        assert!(mailbox.facts(uid(2)).is_err());
+        for n in [1, 3, 4] {
+            assert!(!common::read(mailbox.body(uid(n)).unwrap_or_else(|e| panic!("{e}"))).is_empty());
         }
+        assert!(before == contents(dir.path()));
     }
 }

@@ -4,5 +4,9 @@
 #[allow(dead_code, reason = "shared with the tests of mdbox")]
 mod lab;
 
+mod beside;
 mod common;
 mod corpus;
+mod faults;
+mod live;
+mod rebuild;

@@ -56,14 +56,14 @@ fn holds(a: &str, op: &str, b: &str) -> Result<bool> {
         "ge" => a >= b,
         "*" => mask::matches(b, a),
         "!*" => !mask::matches(b, a),
-        "~" => regex(b)?.is_match(a),
-        "!~" => !regex(b)?.is_match(a),
+        "~" => regex(b)?.is_match(a.as_bytes()),
+        "!~" => !regex(b)?.is_match(a.as_bytes()),
         _ => return Err(VarError::If(format!("Unsupported comparator '{op}'"))),
     })
 }
 
-fn regex(pattern: &str) -> Result<regex::Regex> {
-    regex::RegexBuilder::new(pattern)
+fn regex(pattern: &str) -> Result<regex::bytes::Regex> {
+    regex::bytes::RegexBuilder::new(pattern)
         .unicode(false)
         .size_limit(1 << 20)
         .build()

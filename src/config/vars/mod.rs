@@ -265,6 +265,13 @@ mod tests {
     }
 
     #[test]
+    fn patterns_match_bytes() {
+        assert_eq!(alice().expand("%{if;%u;~;^.*@[^.]+\\.org$;y;n}"), Ok("y".into()));
+        assert_eq!(alice().expand("%{if;%u;!~;^bob;y;n}"), Ok("y".into()));
+        assert!(alice().expand("%{if;%u;~;(;y;n}").is_err());
+    }
+
+    #[test]
     fn nesting_is_bounded() {
         let mut text = "%u".to_owned();
         for _ in 0..50 {

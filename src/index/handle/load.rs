@@ -68,7 +68,7 @@ pub(super) fn open_head(files: &Files) -> Result<Opened> {
     open_file(&files.log())
 }
 
-fn open_file(path: &Path) -> Result<Opened> {
+pub(super) fn open_file(path: &Path) -> Result<Opened> {
     let (file, writable) = match open_log(path) {
         Ok(opened) => opened,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Opened::Gone),

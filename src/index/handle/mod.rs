@@ -23,7 +23,6 @@ use super::settings::Settings;
 use super::state::{DeletedMark, Source, State};
 
 pub use create::Created;
-#[cfg(test)]
 pub(super) use load::step;
 pub use locked::{Durability, Locked};
 
@@ -92,6 +91,20 @@ pub struct Index {
     snapshot: Option<super::state::Position>,
 }
 
+/// A whole log in memory.
+#[derive(Debug)]
+pub(super) struct LogText {
+    pub path: PathBuf,
+    pub header: Header,
+    pub bytes: Vec<u8>,
+}
+
+impl LogText {
+    pub fn source(&self) -> Source<'_> {
+        Source { path: &self.path, minor: self.header.minor, seq: self.header.file_seq }
+    }
+}
+
 impl Index {
     /// Opens an index and reads it.
     ///
@@ -124,7 +137,7 @@ impl Index {
         &self.options
     }
 
-    /// Takes in what others have written since. Says whether there was anything. Costs two system calls if there was not.
+    /// Takes in what others have written since. Says whether there was anything. Costs a few system calls if there was not.
     ///
     /// # Errors
     /// As [`Index::open`], except for the mark of a deletion: see [`State::deleted`].
@@ -134,12 +147,34 @@ impl Index {
             return Ok(true);
         }
         let before = self.state.position();
+        if self.options.settings.nfs {
+            // Opening a file is what makes a client ask the server for its present attributes.
+            drop(File::open(&self.head.path));
+        }
         match is_still(&self.head.path, &self.head.file) {
             Ok(true) => self.follow()?,
             Ok(false) => self.follow_rotation()?,
             Err(e) => return Err(Error::read(&self.head.path, e)),
         }
         Ok(self.state.position() != before)
+    }
+
+    /// The logs that are still there, the oldest first.
+    pub(super) fn logs(&self) -> Result<Vec<LogText>> {
+        let head = self.head.header;
+        let mut logs = Vec::new();
+        let text = |log: &Head| -> Result<LogText> {
+            let bytes = load::read_from(&log.file, &log.path, 0)?;
+            Ok(LogText { path: log.path.clone(), header: log.header, bytes })
+        };
+        if head.prev_seq != 0
+            && let load::Opened::Head(old) = load::open_file(&self.files.log2())?
+            && (old.header.indexid, old.header.file_seq) == (head.indexid, head.prev_seq)
+        {
+            logs.push(text(&old)?);
+        }
+        logs.push(text(&self.head)?);
+        Ok(logs)
     }
 
     /// Reads everything anew.

@@ -95,11 +95,15 @@ impl Locked<'_> {
     /// # Errors
     /// What the system says; the index is valid whatever happens.
     pub fn rotate(&mut self) -> Result<()> {
+        // Without a snapshot in the head, the log that is dropped now may be where the history starts.
+        if self.index.snapshot.is_none_or(|at| at.seq != self.index.state.position().seq) {
+            self.write_snapshot()?;
+        }
         let index = &mut *self.index;
         let end = index.state.position();
         let header = Header::new(
             index.state.indexid(),
-            end.seq + 1,
+            next_seq(index)?,
             (end.seq, end.offset),
             Timestamp::now().0,
             index.state.highest_modseq().0.max(1),
@@ -121,17 +125,19 @@ impl Locked<'_> {
         self.write_snapshot()
     }
 
-    /// Gives the index another content and history: what was is forgotten, open sessions read everything anew. The modseq
-    /// counter goes on.
+    /// Gives the index another content and history: what was is forgotten. The modseq counter goes on. Open sessions notice
+    /// and say BYE, as they do when Dovecot itself resets a Maildir's index.
+    ///
+    /// The index keeps its id: a session that finds another one under the same name takes the new log for damaged, and
+    /// deletes it (2.3.19.1).
     ///
     /// # Errors
     /// [`Error::Refused`] if the content is not consistent, and what the system says. The index has either its old or
     /// its new content.
     pub fn reset(&mut self, content: &[Transaction]) -> Result<()> {
         let index = &mut *self.index;
-        let end = index.state.position();
         let modseq = index.state.highest_modseq().0.max(1);
-        let header = Header::new(index.state.indexid(), end.seq + 1, (0, 0), Timestamp::now().0, modseq);
+        let header = Header::new(index.state.indexid(), next_seq(index)?, (0, 0), Timestamp::now().0, modseq);
         let bytes = first_log(&header, &index.head.path, content)?;
         let mut new = new_log(&index.files, &index.options)?;
         if !is_still(&index.head.path, &index.head.file).map_err(|e| Error::read(&index.head.path, e))? {
@@ -168,4 +174,10 @@ impl Locked<'_> {
             self.lock = lock;
         }
     }
+}
+
+/// The sequence number of the log behind the present one.
+fn next_seq(index: &Index) -> Result<u32> {
+    let seq = index.state.position().seq;
+    seq.checked_add(1).ok_or_else(|| Error::refused(&index.head.path, "there is no log number behind this one"))
 }

@@ -213,6 +213,26 @@ impl ListIndex {
         Ok(!children)
     }
 
+    /// Beside a tree of directories: takes back what the list says of a mailbox that is gone, so that no session shows its
+    /// GUID and counters any more. Its node stays if it has children. `directory`: there is a directory left of it.
+    ///
+    /// # Errors
+    /// The index.
+    pub fn forget(&mut self, path: &[&[u8]], directory: bool) -> Result<(), NodeError> {
+        let mut locked = self.index.lock()?;
+        let mut change = Change::new(&mut locked)?;
+        let Some(node) = change.find(path).cloned() else { return Ok(()) };
+        if directory || change.has_children(node.uid) {
+            let name_id = change.names.add(&node.name);
+            change.put(node.uid, record(name_id, node.parent, None, None));
+            change.t.raw_flags(node.uid, if directory { flag::NOSELECT } else { flag::NONEXISTENT }, 0x1f);
+        } else {
+            change.gone.insert(node.uid);
+            change.t.expunge(node.uid, Guid128::ZERO);
+        }
+        Ok(change.commit()?)
+    }
+
     /// Gives a node, and with it all below it, another name. The parents of the new name are made; those of the old one that
     /// are left without anything go.
     ///

@@ -61,6 +61,20 @@ fn nodes_come_move_and_go() {
 }
 
 #[test]
+fn a_cache_forgets_what_is_gone() {
+    let dir = tempfile::tempdir().expect("scratch");
+    let mut list = open(dir.path());
+    list.create(&[b"A", b"B"], guid(1), validity(7)).expect("new");
+    list.create(&[b"A"], guid(2), validity(8)).expect("new");
+    list.forget(&[b"A"], false).expect("there");
+    assert_eq!(names(&list), ["A/", "A/B"]);
+    assert!(list.nodes().expect("readable").iter().any(|n| n.name == b"A" && !n.selectable));
+    list.forget(&[b"A", b"B"], false).expect("there");
+    list.forget(&[b"Nope"], false).expect("nothing to do");
+    assert_eq!(names(&list), ["A/"]);
+}
+
+#[test]
 fn the_refresh_flag_is_set_once() {
     let dir = tempfile::tempdir().expect("scratch");
     let mut list = open(dir.path());

@@ -7,7 +7,5 @@ mod record;
 
 pub(super) use fields::{Append, FlagRange, GuidExpunge, Intro, Range, Write, put};
 pub use frame::Bits;
-pub(super) use frame::{Header, Transactions};
-#[cfg(test)]
-pub(super) use frame::{decode_size, encode_size};
+pub(super) use frame::{Header, Transactions, decode_size, encode_size};
 pub(super) use record::{Bad, Change, kind};

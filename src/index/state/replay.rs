@@ -118,7 +118,7 @@ impl State {
                 }
             }
             Change::Keyword { add, name, ranges } => {
-                let keyword = self.keyword(name);
+                let keyword = self.keyword(name)?;
                 self.change_keywords(ranges.iter(), |table, set| table.changed(set, keyword, *add));
             }
             Change::KeywordReset(ranges) => self.change_keywords(ranges.iter(), |_, _| 0),
@@ -214,10 +214,13 @@ impl State {
     }
 
     /// The number of a keyword. The first one ever, and growth, (re)register the extension (index.md 2.5).
-    fn keyword(&mut self, name: &[u8]) -> u32 {
+    fn keyword(&mut self, name: &[u8]) -> Result<u32, Bad> {
         let id = self.keywords.add(name);
         let used = self.keywords.header_size();
         let bytes = self.keywords.len().div_ceil(8);
+        if bytes >= 1 << 14 {
+            return Err(Bad::Replay("more keywords than can be".into()));
+        }
         let ext = match self.extensions.iter().position(|e| &*e.name == "keywords") {
             Some(at) => &mut self.extensions[at],
             None => {
@@ -237,7 +240,7 @@ impl State {
             let size = if bytes.is_multiple_of(4) { bytes } else { bytes + 1 };
             ext.record_size = u16::try_from(size).unwrap_or(u16::MAX);
         }
-        id
+        Ok(id)
     }
 
     fn write_header(&mut self, offset: u32, data: &[u8], at: Apply) -> Result<(), Bad> {

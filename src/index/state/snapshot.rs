@@ -235,7 +235,9 @@ impl State {
                 match &*ext.name {
                     "keywords" => {
                         for k in self.keywords.content(self.table.sets[row]) {
-                            place[*k as usize / 8] |= 1 << (k % 8);
+                            if let Some(bits) = place.get_mut(*k as usize / 8) {
+                                *bits |= 1 << (k % 8);
+                            }
                         }
                     }
                     "modseq" if place.len() == 8 => {

@@ -1,9 +1,12 @@
 //! The room against files that Dovecot wrote, and against itself.
 
+mod cache;
+mod changes;
 mod codec;
 mod damaged;
 mod fixtures;
 mod hostile;
+mod model;
 mod writing;
 
 use std::path::{Path, PathBuf};

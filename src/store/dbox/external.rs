@@ -335,6 +335,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn hostile_references(words in proptest::collection::vec("[0-9BCabc/.-]{0,12}", 0..12), size: u64) {
+            if let Ok(parts) = External::parse(words.join(" ").as_bytes(), size) {
+                proptest::prop_assert!(parts.0.iter().all(|p| p.start + p.size <= size && !p.path.contains("..")));
+            }
+        }
+    }
+
     #[test]
     fn base64_lines_are_joined() {
         for (per_line, bytes, want) in [(4, &b"abcdef"[..], "YWJj\r\nZGVm"), (8, b"abcdefg", "YWJjZGVm\r\nZw=="), (8, b"", "")] {
@@ -362,7 +371,7 @@ mod tests {
         assert!(with("sis posix").expect("plain").single_instance);
         assert!(with("sis-queue /var/queue:posix").expect("plain").single_instance);
         assert_eq!(with("compress gz:6:posix"), Err(ExternalError::Driver("compress gz:6:posix".into())));
-        assert_eq!(with("sis-queue /q:crypt:posix").is_ok(), false);
+        assert!(with("sis-queue /q:crypt:posix").is_err());
         assert_eq!(Attachments::of(&Settings::default()), Err(ExternalError::NoDirectory));
     }
 }

@@ -93,6 +93,20 @@ impl Temp {
     }
 }
 
+impl Temp {
+    /// Renames the file over another one, or to a free name.
+    ///
+    /// # Errors
+    /// What the system says; the temp file is removed then.
+    pub fn replace(mut self, to: &Path) -> fs::Result<()> {
+        fs::rename(&self.path, to)?;
+        self.published = true;
+        // A rename onto a further link of the same file does nothing at all.
+        fs::unlink_if_there(&self.path)?;
+        Ok(())
+    }
+}
+
 impl Drop for Temp {
     fn drop(&mut self) {
         if !self.published {

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::location::{Driver, Location, LocationError};
+use super::location::{Driver, Location};
+use super::location_error::LocationError;
 use crate::store::Owner;
 
 /// What was found without a given root.

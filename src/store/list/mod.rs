@@ -5,10 +5,11 @@
 mod change;
 mod detect;
 mod location;
+mod location_error;
 mod names;
 mod paths;
 pub mod subscriptions;
-mod tabescape;
+pub mod tabescape;
 pub mod uidvalidity;
 mod utf7;
 mod walk;
@@ -16,7 +17,8 @@ mod walk;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use location::{Driver, IndexDir, Layout, Location, LocationError};
+pub use location::{Driver, IndexDir, Layout, Location};
+pub use location_error::LocationError;
 pub use names::{Decoded, NameError, Names, Stored};
 pub use paths::Paths;
 pub use walk::Exists;

@@ -70,6 +70,14 @@ impl Stored {
     pub fn text(&self) -> String {
         self.name.to_string_lossy().into_owned()
     }
+
+    /// The name of something below `from` once that is called `to`.
+    #[must_use]
+    pub fn rebased(&self, from: &Self, to: &Self) -> Self {
+        let mut name = to.name.clone();
+        name.push(OsStr::from_bytes(self.name.as_bytes().get(from.name.len()..).unwrap_or_default()));
+        Self { name, inbox: false }
+    }
 }
 
 /// What a name on disk means.

@@ -120,6 +120,12 @@ impl ScanHeader {
         out
     }
 
+    /// Both saw the same modification times.
+    pub fn same_times(&self, other: &Self) -> bool {
+        let times = |h: &Self| (h.new.mtime, h.new.mtime_nsecs, h.cur.mtime, h.cur.mtime_nsecs, h.uidlist);
+        times(self) == times(other)
+    }
+
     /// It speaks of this uidlist.
     pub fn knows(&self, uidlist: Stamp) -> bool {
         self.uidlist == (low(uidlist.mtime), low(uidlist.mtime_nsec), low_size(uidlist.size))

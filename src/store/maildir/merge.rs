@@ -72,6 +72,20 @@ pub(super) enum Step {
     Unlink { uid: u32 },
 }
 
+impl Step {
+    /// Which mail it is about.
+    pub const fn uid(&self) -> u32 {
+        match self {
+            Self::Forget { uid }
+            | Self::Append { uid, .. }
+            | Self::Reappeared { uid }
+            | Self::Adopt { uid, .. }
+            | Self::Rename { uid, .. }
+            | Self::Unlink { uid } => *uid,
+        }
+    }
+}
+
 impl Rules<'_> {
     /// The flags of a name that others may see.
     fn shared(&self, flags: Flags, seen: Flags) -> Flags {

@@ -97,6 +97,16 @@ impl Places {
         Some((dir, self.infos.get((code >> 1) as usize)?))
     }
 
+    /// How many mails have a place.
+    pub const fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The keyword letters that occur.
+    pub fn letters(&self) -> impl Iterator<Item = name::Letters> + '_ {
+        self.infos.iter().map(|info| name::flags(info).1)
+    }
+
     /// Notes where a mail lies now.
     pub fn set(&mut self, uid: u32, dir: Dir, info: &[u8]) {
         let code = self.code(dir, info);
@@ -144,6 +154,8 @@ pub(super) struct Scan {
     pub unknown: Vec<Found>,
     /// Second names with a BASE that was found already (7.4).
     pub duplicates: Vec<Found>,
+    /// The UIDs of those of them that the uidlist knows.
+    pub duplicate_of: HashMap<Vec<u8>, u32>,
     /// Files whose BASE is empty.
     pub nameless: Vec<Found>,
     /// Modification time of `new/` before it was read.
@@ -177,6 +189,9 @@ pub(super) fn scan(mailbox: &Path, list: &Uidlist) -> Result<Scan> {
                     places[n] = scan.places.code(dir, &name[base.len()..]).saturating_add(1);
                 } else {
                     scan.duplicates.push(found());
+                    if let Some(entry) = list.get(n) {
+                        scan.duplicate_of.insert(base.to_vec(), entry.uid);
+                    }
                 }
             } else if unknown.contains_key(base) {
                 scan.duplicates.push(found());
@@ -190,6 +205,22 @@ pub(super) fn scan(mailbox: &Path, list: &Uidlist) -> Result<Scan> {
     scan.unknown = unknown.into_values().collect();
     scan.unknown.sort_unstable_by(|a, b| name::uid_order(a.base(), b.base()));
     Ok(scan)
+}
+
+/// The file with this BASE.
+///
+/// # Errors
+/// A directory cannot be read.
+pub(super) fn find_base(mailbox: &Path, base: &[u8]) -> Result<Option<Found>> {
+    let mut found = None;
+    for dir in [Dir::New, Dir::Cur] {
+        read_dir(mailbox, dir, |name| {
+            if name::base(name) == base {
+                found = Some(Found { dir, name: name.to_vec() });
+            }
+        })?;
+    }
+    Ok(found)
 }
 
 /// All files of a directory that are mails: neither hidden nor anything but files (1).

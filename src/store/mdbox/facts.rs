@@ -1,7 +1,6 @@
-//! What is known of the mails of a view beyond the index: the metadata in `m.N`, read once, for many mails of one file at
-//! a time.
+//! What is known of the mails of a view beyond the index: the metadata in `m.N`. Who asks for one mail after the other gets
+//! them read ahead, in the order of the files.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::files::{Files, OpenError};
@@ -9,7 +8,7 @@ use super::record::MapRecord;
 use crate::mail::{Guid128, MailGuid, Timestamp};
 use crate::store::dbox::{DboxFile, Message};
 
-/// How many mails behind the wanted one are looked at for being in the same file.
+/// How many mails are read ahead at most.
 const AHEAD: usize = 1024;
 
 /// The metadata of a mail, as small as it can be kept.
@@ -71,6 +70,9 @@ pub(super) enum Unreadable {
 #[derive(Debug, Default)]
 pub(super) struct FactTable {
     slots: Vec<Option<Known>>,
+    /// The position behind what was read last, and how much that was: asked for that one next, more is read at once.
+    next: usize,
+    ahead: usize,
 }
 
 impl FactTable {
@@ -85,7 +87,7 @@ impl FactTable {
         self.slots.get(at)?.as_ref()
     }
 
-    /// Reads the metadata of the mail at `at`, and of those behind it that are in the same file.
+    /// Reads the metadata of the mail at `at`, and of more and more behind it as long as the next one is asked for.
     ///
     /// `place` tells where a mail is, if it is known, with its 16-byte GUID. Damage of other mails is left for their turn.
     pub fn read(
@@ -93,29 +95,34 @@ impl FactTable {
         at: usize,
         files: &mut Files,
         place: impl Fn(usize) -> Option<(MapRecord, Guid128)>,
-    ) -> Result<&Known, Unreadable> {
+    ) -> Result<(), Unreadable> {
         let Some((wanted, guid128)) = place(at) else { return Err(Unreadable::Missing) };
         let file = match files.open(wanted.file_id) {
             Ok(file) => file,
             Err(OpenError::Missing) => return Err(Unreadable::Missing),
             Err(OpenError::Failed(e)) => return Err(Unreadable::Failed(e)),
         };
-        // In the order of the file, so that the disk is read forwards.
-        let end = self.slots.len().min(at.saturating_add(AHEAD));
-        let others: BTreeMap<u32, (usize, Guid128)> = (at + 1..end)
-            .filter(|&i| self.slots[i].is_none())
-            .filter_map(|i| Some((i, place(i)?)))
-            .filter(|(_, (record, _))| record.file_id == wanted.file_id)
-            .map(|(i, (record, guid))| (record.offset, (i, guid)))
-            .collect();
         let known = read_one(&file, wanted.offset, guid128)?;
-        for (offset, (i, guid)) in others {
-            self.slots[i] = read_one(&file, offset, guid).ok();
-        }
         match self.slots.get_mut(at) {
-            Some(slot) => Ok(slot.insert(known)),
-            None => Err(Unreadable::Missing),
+            Some(slot) => *slot = Some(known),
+            None => return Err(Unreadable::Missing),
         }
+
+        self.ahead = if at == self.next { (self.ahead * 4).clamp(1, AHEAD) } else { 0 };
+        let end = self.slots.len().min(at + 1 + self.ahead);
+        self.next = end;
+        let mut others: Vec<(MapRecord, usize, Guid128)> = (at + 1..end)
+            .filter(|&i| self.slots[i].is_none())
+            .filter_map(|i| place(i).map(|(record, guid)| (record, i, guid)))
+            .collect();
+        others.sort_unstable_by_key(|(record, ..)| (record.file_id, record.offset));
+        for group in others.chunk_by(|a, b| a.0.file_id == b.0.file_id) {
+            let Ok(file) = files.open(group[0].0.file_id) else { continue };
+            for (record, i, guid) in group {
+                self.slots[*i] = read_one(&file, record.offset, *guid).ok();
+            }
+        }
+        Ok(())
     }
 }
 

@@ -107,7 +107,7 @@ impl Files {
     }
 
     /// The error for a file that is missing while the alternative storage is not there: the mails are not lost.
-    fn unmounted_alt(&self) -> Option<mail::Error> {
+    pub fn unmounted_alt(&self) -> Option<mail::Error> {
         let temporary = |text: String| Some(mail::Error::new(Class::Temporary, text));
         match &self.alt_root {
             Some(alt) if !alt.is_dir() => {

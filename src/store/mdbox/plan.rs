@@ -145,33 +145,9 @@ pub(super) fn split_by_size(sizes: &[u64], header: u64, rotate: u64) -> Vec<Rang
     out
 }
 
-/// UIDs for mails that want these, in the order given: a wish that is free and not below `uid_next` is kept, the others
-/// get the next numbers behind all of them. `None` when there are no numbers left.
-pub(super) fn assign_uids(uid_next: u32, wanted: &[u32]) -> Option<Vec<u32>> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    order.sort_by_key(|&i| wanted[i]);
-    let mut got = vec![0; wanted.len()];
-    let mut next = uid_next;
-    for &i in &order {
-        if wanted[i] >= next && wanted[i] != u32::MAX {
-            got[i] = wanted[i];
-            next = wanted[i].checked_add(1)?;
-        }
-    }
-    for &i in &order {
-        if got[i] == 0 {
-            got[i] = next;
-            next = next.checked_add(1)?;
-        }
-    }
-    // u32::MAX is "next" at most, never a mail.
-    (!got.contains(&u32::MAX)).then_some(got)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn listed(uid: u32, offset: u32, size: u32, refs: u16) -> Listed {
         Listed { uid, place: MapRecord { file_id: 1, offset, size }, refs }
@@ -206,30 +182,5 @@ mod tests {
         assert_eq!(split_by_size(&[40, 40, 40], 16, 100), [0..2, 2..3]);
         assert_eq!(split_by_size(&[400, 40], 16, 100), [0..1, 1..2]);
         assert!(split_by_size(&[], 16, 100).is_empty());
-    }
-
-    #[test]
-    fn wishes_below_uidnext_go_to_the_end() {
-        assert_eq!(assign_uids(10, &[12, 5, 10]), Some(vec![12, 13, 10]));
-        assert_eq!(assign_uids(1, &[7, 7]), Some(vec![7, 8]));
-        assert_eq!(assign_uids(u32::MAX - 1, &[1]), Some(vec![u32::MAX - 1]));
-        assert_eq!(assign_uids(u32::MAX - 1, &[1, 2]), None);
-    }
-
-    proptest! {
-        #[test]
-        fn uids_are_new_unique_and_wishes_are_kept_where_possible(next in 1u32..50, wanted in prop::collection::vec(1u32..80, 0..20)) {
-            let got = assign_uids(next, &wanted).expect("there is room");
-            let mut sorted = got.clone();
-            sorted.sort_unstable();
-            sorted.dedup();
-            prop_assert_eq!(sorted.len(), wanted.len());
-            for (g, w) in got.iter().zip(&wanted) {
-                prop_assert!(*g >= next);
-                if *w >= next && wanted.iter().filter(|x| *x == w).count() == 1 {
-                    prop_assert_eq!(g, w);
-                }
-            }
-        }
     }
 }

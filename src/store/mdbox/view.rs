@@ -1,8 +1,8 @@
 //! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
 
 use super::record::{GUID, MDBOX, MailRecord};
-use crate::index::State;
-use crate::mail::{Guid128, Identity, Mail, ModSeq, Status, Uid};
+use crate::index::{Position, State};
+use crate::mail::{Guid128, Identity, Mail, Status, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// What is wrong with a mailbox index that is readable as such.
@@ -69,6 +69,8 @@ pub(super) struct View {
     pub references: Vec<Reference>,
     pub status: Status,
     pub pop3: Pop3,
+    /// Up to where the log is in it.
+    pub end: Position,
 }
 
 impl View {
@@ -76,26 +78,9 @@ impl View {
     pub fn of(state: &State) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let len = state.len();
-        let mut mails = Vec::with_capacity(len);
-        let mut references = Vec::with_capacity(len);
-        for row in 0..len {
-            mails.push(Mail {
-                uid: state.uid(row),
-                flags: state.flags(row),
-                keywords: state.keywords(row).clone(),
-                modseq: state.modseq(row),
-            });
-            references.push(reference(state, row));
-        }
-        let status = Status {
-            identity,
-            messages: u32::try_from(len).unwrap_or(u32::MAX),
-            first_recent: state.first_recent(),
-            highest_modseq: state.highest_modseq(),
-            highest_private_modseq: ModSeq(0),
-        };
-        Ok(Self { mails, references, status, pop3: pop3(state, &header) })
+        let references = (0..state.len()).map(|row| reference(state, row)).collect();
+        let (mails, status) = (state.mails(), state.status(identity));
+        Ok(Self { mails, references, status, pop3: pop3(state, &header), end: state.position() })
     }
 
     /// The position of a mail.

@@ -88,14 +88,25 @@ impl Files {
     /// Why a missing file may lie in an alternative storage that is not there.
     fn unmounted_alt(&self) -> Option<String> {
         match (&self.alt, &self.alt_root, &self.alt_mark) {
-            (Some(_), Some(root), _) if !root.is_dir() => {
+            // An empty directory is a place where something could be mounted.
+            (Some(_), Some(root), _) if std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none()) => {
                 Some(format!("the alternative storage {} is not there (not mounted?)", root.display()))
             }
-            (None, _, Some(mark)) if std::fs::symlink_metadata(mark).is_ok() => {
-                Some(format!("not there, but {} says that there is an alternative storage; no ALT= is configured", mark.display()))
-            }
+            (None, _, Some(mark)) if std::fs::symlink_metadata(mark).is_ok() => Some(format!(
+                "not there, but {} says that there is an alternative storage; no ALT= is configured",
+                mark.display()
+            )),
             _ => None,
         }
+    }
+
+    /// There is a mail file, whether an index knows it or not.
+    pub fn any(&self) -> bool {
+        let mail = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.is_ok_and(|e| e.file_name().to_str().is_some_and(|n| uid_of(n).is_some()))
+        };
+        let dirs = [Some(&self.dir), self.alt.as_ref()];
+        dirs.into_iter().flatten().any(|dir| std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(mail)))
     }
 
     /// Removes a mail's file wherever it is. Several processes may do so at once.

@@ -3,14 +3,15 @@
 //! A kill leaves `.temp.*` files, which nobody reads and which Dovecot removes when they are 36 hours old. Data is made durable
 //! in groups: when enough files are open, and by the commit.
 
+use super::edit::Victim;
 use super::files::{Files, Opened};
-use crate::mail::{Body, Class, Error, NewMail, SaveError, Timestamp, Uid};
+use crate::mail::{Body, Class, Error, Guid128, NewMail, Original, SaveError, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs::{self, Modes};
-use crate::store::dbox::{External, NewMessage, NewMetadata, Temp, TextRules, Writer, temp_name};
+use crate::store::dbox::{Attachments, External, Metadata, NewMessage, NewMetadata, Owner, Temp, TextRules, Writer, temp_name};
 
 /// So many files stay open until they are synced together.
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 
 /// A mail that waits for its commit.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Staged {
     pub temp: Option<Temp>,
     /// It is a further link to a mail of this mailbox.
     pub linked: Option<Linked>,
+    /// The mail that goes when this one appears.
+    pub replaces: Option<Victim>,
     /// Size of the plain text with LF and with CRLF line ends.
     pub sizes: (u64, u64),
 }
@@ -31,7 +34,7 @@ pub(super) struct Linked {
     /// When that was saved, if only its file's ctime told: the link has changed it.
     pub saved: Option<Timestamp>,
     /// Its external attachments, which need names for the new UID.
-    pub external: Option<(crate::store::dbox::Attachments, External)>,
+    pub external: Option<(Attachments, External)>,
     /// Both lie in the alternative storage.
     pub in_alt: bool,
 }
@@ -65,7 +68,7 @@ impl Stage {
         };
         writer.flush().map_err(Error::io)?;
         let sizes = (written.plain_size, written.virtual_size);
-        self.push(Staged { mail, temp: None, linked: None, sizes }, writer)
+        self.push(Staged { mail, temp: None, linked: None, replaces: None, sizes }, writer)
     }
 
     /// A further instance of a mail of this mailbox: a link if its metadata are those that are wanted, else a copy of what
@@ -75,13 +78,21 @@ impl Stage {
         let message = &opened.message;
         let sizes = (message.plain_size(), message.metadata.virtual_size().unwrap_or(0));
         let external = self.rules.attachments(&opened.file, message).map_err(Error::from)?;
-        if same_metadata(&mail, opened) {
+        let replaces = match from.original {
+            Original::Keep => None,
+            Original::Expunge => {
+                let guid = message.metadata.guid().map_or(Guid128::ZERO, |g| g.to_128());
+                Some(Victim { uid: from.uid, guid, external: external.clone() })
+            }
+        };
+        if same_metadata(&mail, &message.metadata) {
             let dir = if opened.in_alt { files.alt().unwrap_or(files.dir()) } else { files.dir() };
             let temp = Temp::new(dir.join(temp_name()));
             match fs::link(opened.file.path(), temp.path()) {
                 Ok(()) => {
-                    let linked = Linked { from: from.uid, saved: from.saved, external, in_alt: opened.in_alt };
-                    self.mails.push(Staged { mail, temp: Some(temp), linked: Some(linked), sizes });
+                    let saved = from.saved.filter(|_| replaces.is_none());
+                    let linked = Linked { from: from.uid, saved, external, in_alt: opened.in_alt };
+                    self.mails.push(Staged { mail, temp: Some(temp), linked: Some(linked), replaces, sizes });
                     return Ok(());
                 }
                 // Too many links, or a file system without them.
@@ -91,12 +102,16 @@ impl Stage {
         if external.is_some() {
             // The stored bytes alone are not the mail: its attachments come in again.
             let body = self.rules.text(&opened.file, message, Some(from.owner)).map_err(Error::from)?;
-            return self.add(files, modes, mail, body);
+            self.add(files, modes, mail, body)?;
+            if let Some(staged) = self.mails.last_mut() {
+                staged.replaces = replaces;
+            }
+            return Ok(());
         }
         let mut writer = Writer::create(files.dir(), modes).map_err(Error::io)?;
         let metadata = message.metadata.with(&metadata_of(&mail));
         writer.append_stored(&opened.file, message, &metadata).and_then(|_| writer.flush()).map_err(Error::io)?;
-        self.push(Staged { mail, temp: None, linked: None, sizes }, writer)
+        self.push(Staged { mail, temp: None, linked: None, replaces, sizes }, writer)
     }
 
     fn push(&mut self, staged: Staged, writer: Writer) -> Result<(), SaveError> {
@@ -110,10 +125,12 @@ impl Stage {
 
     /// Makes all texts durable and closes their files.
     pub fn sync(&mut self) -> Result<(), Error> {
+        for (_, writer) in &mut self.open {
+            writer.flush()?;
+        }
         if self.fsync {
-            for (_, writer) in &mut self.open {
-                writer.sync()?;
-            }
+            let files: Vec<_> = self.open.iter().map(|(_, writer)| (writer.file(), writer.path())).collect();
+            fs::each(&files, |(file, path)| fs::fsync(file, path))?;
         }
         for (at, writer) in self.open.drain(..) {
             self.mails[at].temp = Some(writer.close());
@@ -126,10 +143,6 @@ impl Stage {
         debug_assert!(self.open.is_empty(), "synced before");
         std::mem::take(&mut self.mails)
     }
-
-    pub const fn is_empty(&self) -> bool {
-        self.mails.is_empty()
-    }
 }
 
 /// The mail that [`Stage::add_copy`] copies.
@@ -138,7 +151,8 @@ pub(super) struct Source<'a> {
     pub opened: &'a Opened,
     /// When it was saved, if only its file's ctime tells.
     pub saved: Option<Timestamp>,
-    pub owner: crate::store::dbox::Owner,
+    pub owner: Owner,
+    pub original: Original,
 }
 
 pub(super) fn metadata_of(mail: &NewMail) -> NewMetadata<'_> {
@@ -152,11 +166,9 @@ pub(super) fn metadata_of(mail: &NewMail) -> NewMetadata<'_> {
 }
 
 /// The stored metadata are those that this mail shall have.
-pub(super) fn same_metadata(mail: &NewMail, opened: &Opened) -> bool {
-    let metadata = &opened.message.metadata;
+pub(super) fn same_metadata(mail: &NewMail, metadata: &Metadata) -> bool {
     metadata.guid().is_ok_and(|guid| guid == mail.guid)
         && metadata.received() == Ok(mail.received)
         && metadata.pop3_uidl() == mail.pop3_uidl.clone().filter(|u| !u.is_empty())
         && metadata.pop3_order() == mail.pop3_order
 }
-

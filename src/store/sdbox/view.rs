@@ -1,7 +1,7 @@
 //! The mails of a mailbox as its index has them at one moment, and what was learned of them from their files.
 
-use crate::index::State;
-use crate::mail::{Facts, Identity, Mail, MailGuid, ModSeq, Status, Timestamp, Uid};
+use crate::index::{Position, State};
+use crate::mail::{Facts, Identity, Mail, MailGuid, Status, Timestamp, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// Index record flag: the mail is in the alternative storage (dbox.md 2.2).
@@ -37,11 +37,17 @@ pub(super) fn identity(state: &State) -> Result<Identity, BadIndex> {
     Ok(Identity { guid, uidvalidity, uid_next: state.next_uid() })
 }
 
-/// What a mail's file told, once it was opened.
-#[derive(Debug, Clone)]
-pub(super) struct Known {
-    pub guid: MailGuid,
-    pub facts: Facts,
+/// What is known of a mail beyond the index.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Slot {
+    /// The cache was asked.
+    pub looked_up: bool,
+    /// As cached; 0 = not cached.
+    pub saved: Timestamp,
+    /// As cached, or as the file says.
+    pub guid: Option<MailGuid>,
+    /// From the file, once it was opened.
+    pub facts: Option<Box<Facts>>,
 }
 
 /// A view: it stays as it is while others change the mailbox.
@@ -49,9 +55,11 @@ pub(super) struct Known {
 pub(super) struct View {
     pub mails: Vec<Mail>,
     pub status: Status,
+    /// Where in the log it was taken.
+    pub end: Position,
     pub pop3: Pop3,
-    /// One for each of `mails`, filled as files are opened.
-    known: Vec<Option<Box<Known>>>,
+    /// One for each of `mails`, filled as they are asked for.
+    pub slots: Vec<Slot>,
 }
 
 impl View {
@@ -59,52 +67,31 @@ impl View {
     pub fn of(state: &State, old: Option<Self>) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let mails: Vec<Mail> = (0..state.len())
-            .map(|row| Mail {
-                uid: state.uid(row),
-                flags: state.flags(row),
-                keywords: state.keywords(row).clone(),
-                modseq: state.modseq(row),
-            })
-            .collect();
-        let status = Status {
-            identity,
-            messages: u32::try_from(mails.len()).unwrap_or(u32::MAX),
-            first_recent: state.first_recent(),
-            highest_modseq: state.highest_modseq(),
-            highest_private_modseq: ModSeq(0),
-        };
+        let mails = state.mails();
         let pop3 = pop3(state, &header);
-        let mut known = vec![None; mails.len()];
-        if let Some(old) = old.filter(|old| old.status.identity.uidvalidity == identity.uidvalidity && old.pop3 == pop3) {
-            let mut rest = known.iter_mut().zip(&mails).peekable();
-            for (mail, entry) in old.mails.iter().zip(old.known).filter(|(_, k)| k.is_some()) {
+        let mut slots = vec![Slot::default(); mails.len()];
+        if let Some(old) =
+            old.filter(|old| old.status.identity == Identity { uid_next: old.status.identity.uid_next, ..identity })
+            && old.pop3 == pop3
+        {
+            let mut rest = slots.iter_mut().zip(&mails).peekable();
+            for (mail, known) in old.mails.iter().zip(old.slots) {
                 while rest.next_if(|(_, m)| m.uid < mail.uid).is_some() {}
                 if let Some((slot, _)) = rest.next_if(|(_, m)| m.uid == mail.uid) {
-                    *slot = entry;
+                    *slot = known;
                 }
             }
         }
-        Ok(Self { mails, status, pop3, known })
+        Ok(Self { mails, status: state.status(identity), end: state.position(), pop3, slots })
+    }
+
+    /// A view of nothing, of the same mailbox.
+    pub const fn empty_of(other: &Self) -> Self {
+        Self { mails: Vec::new(), status: other.status, end: other.end, pop3: other.pop3, slots: Vec::new() }
     }
 
     /// The row of a mail.
     pub fn row(&self, uid: Uid) -> Option<usize> {
         self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
     }
-
-    pub fn known(&self, row: usize) -> Option<&Known> {
-        self.known.get(row)?.as_deref()
-    }
-
-    pub fn learn(&mut self, row: usize, known: Known) {
-        if let Some(slot) = self.known.get_mut(row) {
-            *slot = Some(Box::new(known));
-        }
-    }
-}
-
-/// A saved date of 0 is "not known".
-pub(super) fn saved_or(cached: Option<Timestamp>, changed: Timestamp) -> Timestamp {
-    cached.filter(|t| t.0 != 0).unwrap_or(changed)
 }

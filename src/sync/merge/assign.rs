@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::Facts;
 use crate::mail::{MailGuid, Uid};
+use crate::sync::tree::Side;
 
 /// The GUIDs of one side's new mails, in the order of [`super::Common`]'s list; none for one that cannot be read.
 pub type NewGuids = Vec<Option<MailGuid>>;
@@ -32,8 +33,9 @@ pub(super) struct NewMails<'a> {
 }
 
 /// Walks both lists by their heads, smaller GUID first, exactly as Dovecot does on both ends: nobody wins, and both give the
-/// same new UIDs to the same mails.
-pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>) -> (Vec<Assigned>, Uid) {
+/// same new UIDs to the same mails. A mail that both
+/// sides have keeps its UID on the side that `stays`, if a sync has given it that UID.
+pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>, stays: Option<Side>) -> (Vec<Assigned>, Uid) {
     let (next_m, next_s) = (master.facts.uid_next(), slave.facts.uid_next());
     let mut entries: Vec<Entry> = Vec::with_capacity(master.items.len() + slave.items.len());
     let mut chains: HashMap<&MailGuid, Vec<usize>> = HashMap::new();
@@ -82,17 +84,25 @@ pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>) -> (Vec<Assign
         chain.push(n);
         entries.push(entry);
     }
-    settle(entries, next_m.max(next_s))
+    let settled = |e: &Entry| match stays {
+        Some(Side::Master) => e.master.is_some() && master.facts.is_synced(e.own),
+        Some(Side::Slave) => e.slave.is_some() && slave.facts.is_synced(e.own),
+        None => false,
+    };
+    settle(entries, next_m.max(next_s), settled)
 }
 
-fn settle(mut entries: Vec<Entry>, mut next: Uid) -> (Vec<Assigned>, Uid) {
+fn settle(mut entries: Vec<Entry>, mut next: Uid, stays: impl Fn(&Entry) -> bool) -> (Vec<Assigned>, Uid) {
     let mut out = Vec::with_capacity(entries.len());
     for n in 0..entries.len() {
         if entries[n].settled {
             continue;
         }
         let pair = entries[n].pair;
-        let uid = if entries[n].usable {
+        let kept = pair.and_then(|p| [n, p].into_iter().find(|&e| stays(&entries[e])).map(|e| entries[e].own));
+        let uid = if let Some(uid) = kept {
+            uid
+        } else if entries[n].usable {
             entries[n].own
         } else if let Some(p) = pair.filter(|&p| entries[p].usable) {
             entries[p].own

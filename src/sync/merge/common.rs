@@ -1,7 +1,7 @@
 //! How far the two sides have the same past: the last common UID (sync.md 7.2).
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Context, Facts, Item, Missing};
 use crate::mail::{Guid128, Uid};
@@ -124,11 +124,25 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
             _ => {}
         }
     }
+    let (master_guids, slave_guids) = (OnceCell::<HashSet<_>>::new(), OnceCell::<HashSet<_>>::new());
     for (uid, which, recorded) in maybe {
+        let (here, there) = if which.is_master() { (master, slave) } else { (slave, master) };
+        // Given out on both sides independently, it never was one mail.
+        let two_mails = here.is_native(uid) && there.is_native(uid);
         let gone = Some(uid) <= out.last
+            && !two_mails
             && match context.missing {
                 Missing::Expunged => true,
                 Missing::IfLogged => recorded,
+                Missing::IfProved => {
+                    let guid = here.item(uid).and_then(|i| i.guid);
+                    // Under another UID it is the same mail, which got a new one; but not if that one has its partner.
+                    let elsewhere = || {
+                        let known = if which.is_master() { &slave_guids } else { &master_guids };
+                        known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
+                    };
+                    (here.is_synced(uid) || recorded && there.is_synced(uid)) && !elsewhere()
+                }
                 Missing::IfKnown => false,
             };
         match which {
@@ -142,6 +156,16 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     out.new_master.sort_unstable();
     out.new_slave.sort_unstable();
     out
+}
+
+/// The items of the side that is not the master's (or that is), as far as they have a partner.
+fn paired_items(pairs: &[(usize, usize)], slaves: bool) -> HashSet<usize> {
+    pairs.iter().map(|p| if slaves { p.1 } else { p.0 }).collect()
+}
+
+/// GUIDs of items without a partner.
+fn unpaired(facts: &Facts, paired: HashSet<usize>) -> HashSet<Option<Guid128>> {
+    facts.items.iter().enumerate().filter(|(n, _)| !paired.contains(n)).map(|(_, i)| i.guid).collect()
 }
 
 /// The lowest UID at which each mail is on any side.
@@ -171,6 +195,12 @@ impl Instances {
 enum Single {
     Master(usize),
     Slave(usize),
+}
+
+impl Single {
+    const fn is_master(&self) -> bool {
+        matches!(self, Self::Master(_))
+    }
 }
 
 enum Verdict {

@@ -31,6 +31,10 @@ pub struct Facts {
     /// UIDs below its UIDNEXT that it never had, because a filter or an unreadable mail held them back: their absence
     /// says nothing. Ascending ranges, both ends included.
     pub held_back: Vec<(Uid, Uid)>,
+    /// UIDs that mails got on this side first, as far as its log reaches; ranges likewise.
+    pub native: Vec<(Uid, Uid)>,
+    /// UIDs that a sync has brought to this side, likewise.
+    pub synced: Vec<(Uid, Uid)>,
 }
 
 /// A mail that is there.
@@ -92,7 +96,10 @@ pub enum Missing {
     Expunged,
     /// It was expunged if the log has that UID; else it was never there, because filters are active.
     IfLogged,
-    /// It was expunged only if the log has its GUID: one UID may be two mails (`sync -1`, mailboxes that have just become one).
+    /// It was expunged only if the logs prove that this UID meant the same mail on both sides: one UID may be two mails
+    /// (`sync -1`).
+    IfProved,
+    /// It was expunged only if the log has its GUID: UIDs mean nothing yet (mailboxes that have just become one).
     IfKnown,
 }
 
@@ -139,18 +146,28 @@ impl Facts {
         self.items.binary_search_by_key(&uid, |i| i.uid).ok().map(|n| &self.items[n])
     }
 
-    fn expunged_at(&self, uid: Uid) -> Option<&Expunged> {
-        self.expunged.binary_search_by_key(&uid, |e| e.uid).ok().map(|n| &self.expunged[n])
+    fn never_had(&self, uid: Uid) -> bool {
+        contains(&self.held_back, uid)
     }
 
-    fn never_had(&self, uid: Uid) -> bool {
-        let n = self.held_back.partition_point(|&(_, last)| last < uid);
-        self.held_back.get(n).is_some_and(|&(first, _)| first <= uid)
+    /// This UID was given to a mail here, not by a sync.
+    fn is_native(&self, uid: Uid) -> bool {
+        contains(&self.native, uid)
+    }
+
+    /// A sync has brought the mail with this UID.
+    fn is_synced(&self, uid: Uid) -> bool {
+        contains(&self.synced, uid)
     }
 
     const fn uid_next(&self) -> Uid {
         self.status.identity.uid_next
     }
+}
+
+fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
+    let n = ranges.partition_point(|&(_, last)| last < uid);
+    ranges.get(n).is_some_and(|&(first, _)| first <= uid)
 }
 
 /// UIDVALIDITY of a mailbox that has two: that of the side with more mails, else the larger (sync.md 5.5).

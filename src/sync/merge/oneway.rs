@@ -1,82 +1,78 @@
 //! `sync -1`: the destination gets what the source has and keeps what only it has; the source stays as it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 
-use super::twoway::{both, stays};
-use super::{Common, Facts, Merged, Outcome};
+use super::assign::assign;
+use super::twoway::{both, one, readable, stays};
+use super::{Common, Facts, Merged, NewGuids, Outcome, merged_uidvalidity};
 use crate::mail::{Guid128, ModSeq, Uid};
+use crate::sync::tree::Side;
 
 /// The mails that the destination shall have. `master_is_source` says which of the two facts are the source's.
 ///
-/// A source mail whose UID the destination has used already gets a new one there; in later runs it is recognised by its GUID
-/// and stays where it is.
+/// UIDs are given as in a two-way run, which is what Dovecot does: a mail of the destination whose UID the source has used makes
+/// room. A mail that the destination has under another UID than the source is recognised by its GUID and stays where it is.
 #[must_use]
-pub fn one_way(master: &Facts, slave: &Facts, common: &Common, master_is_source: bool) -> Outcome {
+pub fn one_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids, &NewGuids), master_is_source: bool) -> Outcome {
     let (source, dest) = if master_is_source { (master, slave) } else { (slave, master) };
-    let (new_source, new_dest) =
-        if master_is_source { (&common.new_master, &common.new_slave) } else { (&common.new_slave, &common.new_master) };
     let modseq = ModSeq(master.status.highest_modseq.max(slave.status.highest_modseq).0 + 1);
-    let place = |source_uid: Option<Uid>, dest_uid: Option<Uid>| {
-        if master_is_source { (source_uid, dest_uid) } else { (dest_uid, source_uid) }
-    };
-
     let mut mails: Vec<Merged> =
         common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
 
-    // Instances of one mail: those of equal UID belong together, the others in their order.
-    let twin = |s: usize| {
-        let item = &source.items[s];
-        dest.items
-            .binary_search_by_key(&item.uid, |i| i.uid)
-            .ok()
-            .filter(|&d| item.guid.is_some() && dest.items[d].guid == item.guid)
-    };
-    let twins: HashSet<usize> = new_source.iter().filter_map(|&s| twin(s)).collect();
-    let mut by_guid: HashMap<Guid128, Vec<usize>> = HashMap::new();
-    for &d in new_dest.iter().rev().filter(|d| !twins.contains(d)) {
-        if let Some(guid) = dest.items[d].guid {
-            by_guid.entry(guid).or_default().push(d);
-        }
+    let (new_master, held_master) = readable(master, &common.new_master, guids.0);
+    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1);
+    let (assigned, uid_next) = assign(&new_master, &new_slave, Some(if master_is_source { Side::Slave } else { Side::Master }));
+    for a in assigned {
+        mails.push(match (a.master, a.slave) {
+            // Dovecot merges flags in the common past only; here the destination's stay.
+            (Some(x), Some(y)) => {
+                let d = if master_is_source { &slave.items[y] } else { &master.items[x] };
+                let pair = both(&master.items[x], &slave.items[y], a.uid, modseq);
+                Merged { flags: d.flags, keywords: d.keywords.clone(), ..pair }
+            }
+            (Some(x), None) => one(&master.items[x], a.uid, dest.status.highest_modseq, modseq, true),
+            (None, Some(y)) => one(&slave.items[y], a.uid, dest.status.highest_modseq, modseq, false),
+            (None, None) => continue,
+        });
     }
-    let mut paired = vec![false; dest.items.len()];
-    let mut next = dest.uid_next().max(source.uid_next());
-    for &s in new_source {
-        let item = &source.items[s];
-        let Some(guid) = item.guid else { continue };
-        if let Some(d) = twin(s).or_else(|| by_guid.get_mut(&guid).and_then(Vec::pop)) {
-            paired[d] = true;
-            let (a, b) = if master_is_source { (item, &dest.items[d]) } else { (&dest.items[d], item) };
-            mails.push(both(a, b, dest.items[d].uid, modseq));
-        } else if !item.filtered {
-            let uid = if item.uid >= dest.uid_next() {
-                item.uid
-            } else {
-                let uid = next;
-                next = next.next();
-                uid
-            };
-            let keeps = uid == item.uid && item.modseq > dest.status.highest_modseq;
-            let (m, s) = place(Some(item.uid), None);
-            mails.push(Merged {
-                uid,
-                master: m,
-                slave: s,
-                flags: item.flags,
-                keywords: item.keywords.clone(),
-                modseq: if keeps { item.modseq } else { modseq },
-                copied: true,
-            });
-        }
-    }
-    mails.extend(new_dest.iter().filter(|&&d| !paired[d]).map(|&d| stays(&dest.items[d], !master_is_source)));
+    renumber_like_dovecot(&mut mails, dest, !master_is_source);
+    let held_dest = if master_is_source { held_slave } else { held_master };
+    mails.extend(held_dest.into_iter().map(|d| stays(&dest.items[d], !master_is_source)));
     mails.sort_by_key(|m| (m.uid, m.master));
 
     Outcome {
-        uidvalidity: dest.status.identity.uidvalidity,
-        uid_next: next,
-        first_recent: source.status.first_recent.max(dest.status.first_recent).min(next),
+        uidvalidity: merged_uidvalidity(master, slave),
+        uid_next,
+        first_recent: source.status.first_recent.max(dest.status.first_recent).min(uid_next),
         modseq,
         mails,
         rebuild: false,
+    }
+}
+
+/// Where several instances of one mail make room, Dovecot lets the last of them move first: it gets the lowest new UID
+/// (sync.md 7.6). Nobody would miss it, but a script that compares the two programs would.
+fn renumber_like_dovecot(mails: &mut [Merged], dest: &Facts, dest_is_master: bool) {
+    let own = |m: &Merged| if dest_is_master { m.master } else { m.slave };
+    let only_here = |m: &Merged| if dest_is_master { m.slave.is_none() } else { m.master.is_none() };
+    let mut moving: BTreeMap<Guid128, Vec<(usize, Uid)>> = BTreeMap::new();
+    for (n, m) in mails.iter().enumerate() {
+        if let Some(from) = own(m).filter(|from| *from != m.uid && only_here(m))
+            && let Some(guid) = dest.item(from).and_then(|i| i.guid)
+        {
+            moving.entry(guid).or_default().push((n, from));
+        }
+    }
+    for mut instances in moving.into_values().filter(|i| i.len() > 1) {
+        let mut sources: Vec<Uid> = instances.iter().map(|i| i.1).collect();
+        sources.sort_unstable();
+        instances.sort_by_key(|i| mails[i.0].uid);
+        for ((n, _), from) in instances.into_iter().zip(sources.into_iter().rev()) {
+            let Some(item) = dest.item(from) else { continue };
+            let m = &mut mails[n];
+            *(if dest_is_master { &mut m.master } else { &mut m.slave }) = Some(from);
+            m.flags = item.flags;
+            m.keywords = item.keywords.clone();
+        }
     }
 }

@@ -14,7 +14,7 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
 
     let (new_master, held_master) = readable(master, &common.new_master, guids.0);
     let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1);
-    let (assigned, uid_next) = assign(&new_master, &new_slave);
+    let (assigned, uid_next) = assign(&new_master, &new_slave, None);
     for a in assigned {
         mails.push(match (a.master, a.slave) {
             (Some(x), Some(y)) => both(&master.items[x], &slave.items[y], a.uid, modseq),
@@ -38,7 +38,7 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     }
 }
 
-fn readable<'a>(facts: &'a Facts, new: &[usize], guids: &NewGuids) -> (NewMails<'a>, Vec<usize>) {
+pub(super) fn readable<'a>(facts: &'a Facts, new: &[usize], guids: &NewGuids) -> (NewMails<'a>, Vec<usize>) {
     let mut items = Vec::with_capacity(new.len());
     let mut held = Vec::new();
     for (n, &i) in new.iter().enumerate() {
@@ -59,7 +59,7 @@ pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
 }
 
 /// A mail that the other side gets. It keeps its modseq where that is news to the other side's clients.
-fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
+pub(super) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
     let modseq = if item.modseq > other_highest && item.uid == uid { item.modseq } else { changed };
     Merged {
         uid,

@@ -75,7 +75,7 @@ fn plan_patiently(local: &Tree, remote: &Tree, options: &TreeOptions, patience: 
         notes.extend(spared(&mut target, &facts, usize::from(role == Role::BackupSource), incomplete));
     }
     let sides = [(0, role), (1, role.opposite())].map(|(s, role)| {
-        if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&facts[s], s, &target, &input.fixed) }
+        if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&facts[s], s, role, &target, &input.fixed) }
     });
     for side in &sides {
         notes.extend(side.notes.iter().cloned());

@@ -188,6 +188,10 @@ impl Store for Model {
     }
 
     fn create_dir(&mut self, name: &MailboxName) -> Result<()> {
+        if self.state().rules.no_directories {
+            let uidvalidity = UidValidity::new(1).expect("not zero");
+            return self.create(name, MailboxGuid::generate(), uidvalidity);
+        }
         self.state().disk.create_dir(name);
         Ok(())
     }

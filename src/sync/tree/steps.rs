@@ -19,12 +19,13 @@ use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
 use super::target::{Target, Want, derived};
-use super::types::{Note, NoteKind, TreeAction};
+use super::types::{Role, Note, NoteKind, TreeAction};
 
 /// A side on its way.
 pub(super) struct Steps<'a> {
     tree: Arena,
     rules: &'a NameRules,
+    role: Role,
     target: &'a Target,
     fixed: &'a Paths,
     /// Where own mailboxes belong.
@@ -50,10 +51,11 @@ pub(super) struct Done {
 }
 
 /// The steps of a side. `homes` and `doomed` are its own.
-pub(super) fn steps(side: &Facts<'_>, s: usize, target: &Target, fixed: &Paths) -> Done {
+pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fixed: &Paths) -> Done {
     let mut steps = Steps {
         tree: side.tree.clone(),
         rules: side.rules,
+        role,
         target,
         fixed,
         homes: HashMap::new(),
@@ -398,7 +400,9 @@ impl<'a> Steps<'a> {
     }
 
     fn directories(&mut self) {
-        if self.rules.no_directories {
+        // Dovecot makes mailboxes of directories where there are none. Two sides would never be equal so; the destination of
+        // a one-way run need not be.
+        if self.rules.no_directories && self.role != Role::OneWayDestination {
             return;
         }
         for (path, want) in &self.target.names {
@@ -408,6 +412,9 @@ impl<'a> Steps<'a> {
                 self.actions.push(TreeAction::CreateDir { name });
                 self.make_parents(path);
             }
+        }
+        if self.rules.no_directories {
+            return;
         }
         let mut nodes = self.tree.subtree(ROOT);
         nodes.reverse();

@@ -12,8 +12,7 @@ impl List {
     /// # Errors
     /// [`Class::NotPossible`] for the INBOX of a Maildir; what the system says.
     pub fn remove_dirs(&self, stored: &Stored, guid: Option<MailboxGuid>) -> Result<bool> {
-        let text = if stored.inbox { "INBOX can't be deleted." } else { "Mail storage root can't be deleted." };
-        self.movable(stored, guid, text)?;
+        self.deletable(stored, guid)?;
         let location = &self.location;
         let paths = self.paths(stored, guid);
         match location.layout {
@@ -71,8 +70,8 @@ impl List {
             }
             Err(e) => return Err(e.into()),
         }
-        for dir in paths.separate().iter().chain(&paths.alt_dir) {
-            let _ = fs::rmdir(dir);
+        for dir in self.trees(stored) {
+            let _ = fs::rmdir(&dir);
         }
         Ok(())
     }

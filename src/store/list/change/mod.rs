@@ -71,6 +71,19 @@ impl List {
         Ok(())
     }
 
+    /// The directories in separate roots that belong to a name with all that is below it.
+    fn trees(&self, stored: &Stored) -> Vec<PathBuf> {
+        let paths = self.location.paths(stored);
+        let mut out = paths.separate();
+        if self.location.full_dirname {
+            for dir in &mut out {
+                dir.pop();
+            }
+        }
+        out.extend(paths.alt_dir);
+        out
+    }
+
     /// Removes directories that are empty, from `dir` upwards, not reaching `root`.
     fn remove_empty(&self, dir: &Path, root: &Path) {
         let mut dir = dir;
@@ -84,7 +97,13 @@ impl List {
     fn remove_separate(&self, dir: &Path, stored: &Stored) -> Result<()> {
         let Ok(entries) = std::fs::read_dir(dir) else { return Ok(()) };
         if self.location.layout != super::Layout::Fs || self.location.full_dirname {
-            return self.to_trash(dir);
+            self.to_trash(dir)?;
+            if self.location.full_dirname
+                && let Some(parent) = dir.parent()
+            {
+                let _ = fs::rmdir(parent);
+            }
+            return Ok(());
         }
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|t| !t.is_dir()) {
@@ -112,6 +131,22 @@ impl List {
         if let Some(root) = self.listing_roots().iter().find(|r| dir.starts_with(r)) {
             self.remove_empty(dir, root);
         }
+    }
+
+    /// Whether the directories of a mailbox can be removed at all.
+    ///
+    /// # Errors
+    /// [`Class::NotPossible`] for the INBOX of a Maildir and for the root.
+    pub fn deletable(&self, stored: &Stored, guid: Option<MailboxGuid>) -> Result<()> {
+        let text = if stored.inbox { "INBOX can't be deleted." } else { "Mail storage root can't be deleted." };
+        self.movable(stored, guid, text)
+    }
+
+    /// The INBOX is a directory among the others, which can be renamed and deleted.
+    #[must_use]
+    pub fn inbox_moves(&self) -> bool {
+        let inbox = Stored { name: "INBOX".into(), inbox: true };
+        self.location.layout == super::Layout::Fs && self.movable(&inbox, None, "").is_ok()
     }
 
     /// INBOX of a flat layout and the root itself stay where they are.

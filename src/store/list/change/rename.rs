@@ -1,8 +1,6 @@
 //! See the order of writes in [`super`].
 
-use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::super::{Layout, List, Stored};
@@ -36,7 +34,7 @@ impl List {
         let flat = self.location.layout.is_flat();
         let mut pairs = vec![(from.clone(), to.clone())];
         if flat {
-            pairs.extend(below.iter().map(|child| (child.clone(), rebased(child, from, to))));
+            pairs.extend(below.iter().map(|child| (child.clone(), child.rebased(from, to))));
         }
         for (_, new) in &pairs {
             let paths = self.location.paths(new);
@@ -88,25 +86,6 @@ impl List {
         }
         Ok(())
     }
-
-    /// The directories in separate roots that belong to a name with all that is below it.
-    fn trees(&self, stored: &Stored) -> Vec<PathBuf> {
-        let paths = self.location.paths(stored);
-        let mut out = paths.separate();
-        if self.location.full_dirname {
-            for dir in &mut out {
-                dir.pop();
-            }
-        }
-        out.extend(paths.alt_dir);
-        out
-    }
-}
-
-fn rebased(child: &Stored, from: &Stored, to: &Stored) -> Stored {
-    let mut name = to.name.clone();
-    name.push(OsStr::from_bytes(&child.name.as_bytes()[from.name.len()..]));
-    Stored { name, inbox: false }
 }
 
 /// Makes a second tree of the same files. `false` where the file system has no hard links: then nothing was made.

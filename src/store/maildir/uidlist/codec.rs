@@ -242,6 +242,18 @@ impl Uidlist {
         self.add_record(entry.uid, at, entry.ext.len(), entry.base.len()).is_ok()
     }
 
+    /// Gives a UID that is there another file and other fields. From now on the list has to be rewritten.
+    pub fn replace(&mut self, entry: Entry<'_>) {
+        let Some(n) = self.position(entry.uid) else { return };
+        let at = self.text.len();
+        self.text.extend_from_slice(entry.ext);
+        self.text.extend_from_slice(entry.base);
+        if self.add_record(entry.uid, at, entry.ext.len(), entry.base.len()).is_ok() {
+            self.records.swap_remove(n);
+        }
+        self.needs_rewrite = true;
+    }
+
     fn next_after_last(&self) -> u32 {
         self.records.last().map_or(1, |r| r.uid.saturating_add(1))
     }

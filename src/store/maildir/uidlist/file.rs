@@ -87,11 +87,6 @@ impl Taken {
     pub const fn new(list: Uidlist) -> Self {
         Self { list, stamp: None, on_disk: 0 }
     }
-
-    /// How many of its lines are on the disk.
-    pub const fn on_disk(&self) -> usize {
-        self.on_disk
-    }
 }
 
 // Offsets in memory are 32 bits.
@@ -136,6 +131,29 @@ impl UidlistFile {
     /// The stamp of what was read or written last.
     pub fn known_stamp(&self) -> Option<Stamp> {
         self.known.as_ref().map(|k| k.stamp)
+    }
+
+    /// New mails get UIDs from this one on.
+    pub fn raise_next(&mut self, next: u32) {
+        if let Some(known) = &mut self.known {
+            known.list.header.next = known.list.header.next.max(next);
+        }
+    }
+
+    /// Forgets what was read: it is not what is on the disk any more.
+    pub fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Header and next UID: of the list in memory, else read without the mails in between.
+    ///
+    /// # Errors
+    /// As [`UidlistFile::read_header`].
+    pub fn header(&self) -> Result<Option<(Header, u32)>> {
+        match &self.known {
+            Some(known) => Ok(Some((known.list.header.clone(), known.list.next_uid()))),
+            None => self.read_header(),
+        }
     }
 
     /// The list as it was read or written last.

@@ -1,0 +1,216 @@
+//! One user's job: who they are, where both sides lie (cli-config.md 3.6, 3.7, 7.4, 7.7, 9.5, 18).
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::destination::{Destination, two_locations};
+use super::flags::CommonArgs;
+use super::request::Request;
+use super::{Failure, exit};
+use crate::config::{AccountError, Config, Side};
+use crate::mail::Selection;
+use crate::run::{self, Job, Peer, check};
+use crate::store::list::Location;
+use crate::users::{self, User, Who};
+
+/// What log lines begin with.
+pub(super) fn span(program: &str, user: &str) -> tracing::Span {
+    tracing::error_span!("user", prefix = format!("{program}({user}): "))
+}
+
+/// The name of the one user that is meant.
+pub(super) fn user_name(config: &Config, common: &CommonArgs) -> Result<String, Failure> {
+    if let Some(user) = &common.user {
+        return Ok(user.clone());
+    }
+    let variable = std::env::var("USER").ok().filter(|user| !user.is_empty());
+    let process = || users::name_of_process().filter(|_| !config.has_file());
+    variable.or_else(process).ok_or_else(|| Failure::usage("USER environment is missing and -u option not used".into()))
+}
+
+/// Finds the user, becomes them, and looks at both sides without opening any mail. Errors have been said.
+pub(super) fn prepare(config: &Config, request: Request, common: &CommonArgs, name: &str) -> Result<Job, Failure> {
+    let found = span("doveadm", name).in_scope(|| first_side(config, request, common, name).map_err(Failure::say))?;
+    span("dsync", name).in_scope(|| second_side(config, found).map_err(Failure::say))
+}
+
+/// A job without its second side.
+struct FirstSide {
+    request: Request,
+    user: User,
+    account: crate::store::Account,
+    destination: String,
+}
+
+fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: &str) -> Result<FirstSide, Failure> {
+    // Nothing of a run that we cannot do is begun.
+    let two = two_locations(&request.words).filter(|_| !config.has_file() && !request.default_destination);
+    let (source, destination) = match two {
+        Some((a, b)) => (Some(a.to_owned()), Some(Destination::Local(b.into()))),
+        None => (None, Destination::of_words(&request.words).filter(|_| !request.default_destination)),
+    };
+    let destination = destination.map(local).transpose()?;
+    config.check_user().map_err(|e| temporary(format!("User lookup failed: {e}")))?;
+
+    let who = who(config, common, name);
+    let user = User::find(&who, config).map_err(|e| {
+        let hint = if e.is_missing_ids() && !config.has_file() {
+            let sides = source.as_deref().map_or_else(|| config.text("mail_location").into(), str::to_owned);
+            owner_hint(&[Some(sides), destination.clone()])
+        } else {
+            String::new()
+        };
+        let code = if matches!(e, users::Error::NotFound) { exit::NO_USER } else { exit::of_class(e.class()) };
+        Failure::error(format!("{e}{hint}"), code)
+    })?;
+    let destination = match destination {
+        Some(destination) => destination,
+        None => replica(config, &user)?,
+    };
+    user.become_user(config).map_err(|e| Failure::error(e.to_string(), exit::of_class(e.class())))?;
+
+    if request.options.namespaces == Selection::All {
+        return Err(Failure::fatal("-N parameter requires syncing with remote host".into()));
+    }
+    if request.dates_are_reversed() {
+        return Err(Failure::fatal("start date is later than end date".into()));
+    }
+    let location = match source {
+        Some(source) => source,
+        None => source_location(config, &user, matches!(who, Who::Current { .. }))?,
+    };
+    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
+    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
+    if !foreign.is_empty() {
+        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
+    }
+    let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
+    let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
+    check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
+    let selected = check::namespaces(&request.options.namespaces, &account).map_err(|e| {
+        // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
+        if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
+    })?;
+    request.options.namespaces = selected;
+    Ok(FirstSide { request, user, account, destination })
+}
+
+fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
+    let FirstSide { request, user, account, destination } = found;
+    let side = Side { owner: user.owner.clone(), location: destination, separator: default_separator(config) };
+    let second = if request.destination_options.is_empty() {
+        config.account(side, &user.vars)
+    } else {
+        let with = config.with(&request.destination_options);
+        let (config, warnings) = with.map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
+        warnings.iter().for_each(|text| tracing::warn!("{}", text.replacen("-o", "-p", 1)));
+        config.account(side, &user.vars)
+    };
+    let second = second.map_err(|e| account_error(&e))?;
+    check::locations(&second, has_namespaces(config)).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
+
+    let mut options = request.options;
+    options.commit_interval = match config.uint("dsync_commit_msgs_interval") {
+        0 => u32::MAX,
+        n => n.max(options.commit_interval),
+    };
+    let owned = |words: Vec<&str>| words.into_iter().map(str::to_owned).collect();
+    Ok(Job {
+        account,
+        peer: Peer::Local(Box::new(second)),
+        options,
+        timeout: request.timeout,
+        rawlog: request.rawlog.map(PathBuf::from),
+        hashed_headers: owned(config.words("dsync_hashed_headers")),
+        empty_header_workaround: config.words("dsync_features").iter().any(|f| f.eq_ignore_ascii_case("empty-header-workaround")),
+    })
+}
+
+fn has_namespaces(config: &Config) -> bool {
+    config.count("namespace") > 0
+}
+
+fn temporary(text: String) -> Failure {
+    Failure::error(text, exit::TEMPORARY)
+}
+
+fn unusable(e: &run::check::Unusable) -> Failure {
+    Failure::error(e.to_string(), exit::of_class(e.class()))
+}
+
+fn account_error(e: &AccountError) -> Failure {
+    Failure::error(e.to_string(), exit::of_class(e.class()))
+}
+
+fn local(destination: Destination) -> Result<String, Failure> {
+    match destination {
+        Destination::Local(location) => Ok(location),
+        other => {
+            let what = other.unsupported().unwrap_or_default();
+            Err(temporary(format!("{what}, which is not supported yet; nothing was done")))
+        }
+    }
+}
+
+fn who(config: &Config, common: &CommonArgs, name: &str) -> Who {
+    if common.user.is_some() {
+        return Who::Named(name.into());
+    }
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    // Dovecot 2.4, where the option comes from, knows mail_home only.
+    let home = home.filter(|_| !common.no_userdb_lookup || config.text("mail_home").is_empty());
+    Who::Current { name: name.into(), home }
+}
+
+/// `-d`
+fn replica(config: &Config, user: &User) -> Result<String, Failure> {
+    let replica = config
+        .plugin_expanded("mail_replica", &user.vars)
+        .map_err(|e| temporary(format!("Failed to expand plugin setting mail_replica: {e}")))?;
+    match replica.filter(|replica| !replica.is_empty()) {
+        Some(replica) => local(Destination::of_location(&replica)),
+        None => {
+            let code = exit::of_class(crate::mail::Class::NotFound);
+            Err(Failure::error("User has no mail_replica in userdb".into(), code))
+        }
+    }
+}
+
+/// The location of the first side; empty: to be found out.
+fn source_location(config: &Config, user: &User, is_current: bool) -> Result<String, Failure> {
+    let location = config
+        .expanded("mail_location", &user.vars)
+        .map_err(|source| account_error(&AccountError::Expand { setting: "mail_location", source }))?;
+    if !location.is_empty() {
+        return Ok(location);
+    }
+    if let Some(driver) = config.own("mail_driver") {
+        return Ok(format!("{driver}:{}", config.own("mail_path").unwrap_or_default()));
+    }
+    let variable = |name| std::env::var(name).ok().filter(|text| is_current && !text.is_empty());
+    Ok(variable("MAIL").or_else(|| variable("MAILDIR").map(|dir| format!("maildir:{dir}"))).unwrap_or_default())
+}
+
+/// Without a configuration nobody needs to know that layouts differ in their separators (cli-config.md 9.5).
+fn default_separator(config: &Config) -> Option<char> {
+    (!config.has_file()).then_some('/')
+}
+
+/// If both places belong to one user who is not root: what to add to the command line.
+fn owner_hint(locations: &[Option<String>]) -> String {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let owner = crate::store::Owner { name: String::new(), home };
+    let owner_of = |text: &String| {
+        let root = Location::parse(text, &owner).ok()?.root;
+        // A destination that is not there yet will be made in the first directory that is.
+        let there = root.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+        there.metadata().ok().map(|m| (m.uid(), m.gid()))
+    };
+    let owners: Vec<_> = locations.iter().flatten().map(owner_of).collect();
+    match owners.first() {
+        Some(Some((uid, gid))) if *uid != 0 && owners.iter().all(|o| o.is_some_and(|(u, _)| u == *uid)) => {
+            format!("; the mail belongs to UID {uid}: add -o mail_uid={uid} -o mail_gid={gid}")
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,89 @@
+//! A run between two locations of this machine: both brains in this process, one thread each.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Job, Outcome, Report};
+use crate::mail::{self, Class, Store};
+use crate::os::LockMethod;
+use crate::os::fs::Modes;
+use crate::os::lock::{How, LockFile};
+use crate::os::stop::Stop;
+use crate::store::local::{LocalStore, OpenFor};
+use crate::store::{self, Account, Owner};
+use crate::sync::tree::Side;
+use crate::sync::{self, Channel, Options};
+
+/// Runs the job between the account and the other account.
+pub(super) fn run(job: &Job, other: &Account, stop: &Stop) -> Report {
+    let options = &job.options;
+    match prepare(job, other, options) {
+        Ok(ready) => sync(ready, options, stop),
+        Err(e) => {
+            tracing::error!("{e}");
+            Report { outcome: Outcome::Failed(e.class()), state: None }
+        }
+    }
+}
+
+struct Ready {
+    master: LocalStore,
+    slave: LocalStore,
+    _lock: Option<LockFile>,
+}
+
+fn prepare(job: &Job, other: &Account, options: &Options) -> mail::Result<Ready> {
+    // Only what will be filled may be missing: a source that is not there is a mistake, never an empty one.
+    let open_for = |side| if options.mode.is_source(side) { OpenFor::Source } else { OpenFor::Destination };
+    let master = store::open(&job.account, open_for(Side::Master))?;
+    let slave = store::open(other, open_for(Side::Slave))?;
+    let (ours, theirs) = (master.side(&options.namespaces)?, slave.side(&options.namespaces)?);
+    if ours.separator != theirs.separator {
+        let text =
+            "Mail locations must use the same hierarchy separator (specify namespace prefix=\"\" { separator } explicitly)";
+        return Err(mail::Error::new(Class::Temporary, text));
+    }
+    if (&ours.mail_root, &ours.index_root) == (&theirs.mail_root, &theirs.index_root) {
+        let text = format!(
+            "Both source and destination mail_location points to same directory: {} (namespace prefix=\"{}\" {{ location }} is set explicitly?)",
+            ours.mail_root.display(),
+            ours.prefix
+        );
+        return Err(mail::Error::new(Class::Temporary, text));
+    }
+    let lock = options.lock_timeout.filter(|t| !t.is_zero()).map(|t| user_lock(&job.account.owner, t)).transpose()?;
+    Ok(Ready { master, slave, _lock: lock })
+}
+
+/// `~/.dovecot-sync.lock`, which keeps other runs with `-l` away from the user (sync.md 10.1).
+fn user_lock(owner: &Owner, timeout: Duration) -> mail::Result<LockFile> {
+    let home = owner.home.as_ref().ok_or_else(|| mail::Error::new(Class::Temporary, "User has no home directory"))?;
+    let modes = std::fs::metadata(home).map_or_else(|_| Modes::default(), |m| Modes { file: 0o600, ..Modes::like(&m) });
+    crate::os::fs::mkdir_all(home, &modes)?;
+    let path: PathBuf = home.join(".dovecot-sync.lock");
+    // Always an fcntl lock, whatever `lock_method` says.
+    let how = How { method: LockMethod::Fcntl, stale: timeout, use_excl: true, modes };
+    LockFile::acquire(&path, &how, timeout)
+        .map_err(|e| mail::Error::new(Class::Temporary, format!("Couldn't lock {}: {e}", path.display())))
+}
+
+fn sync(mut ready: Ready, options: &Options, stop: &Stop) -> Report {
+    let (mut to_slave, mut to_master) = Channel::pair();
+    let span = tracing::Span::current();
+    let (slave, master) = (&mut ready.slave as &mut dyn Store, &mut ready.master as &mut dyn Store);
+    let (first, second) = std::thread::scope(|scope| {
+        let other = scope.spawn(move || {
+            let _in = span.entered();
+            sync::run(Side::Slave, options, slave, &mut to_master, stop)
+        });
+        let first = sync::run(Side::Master, options, master, &mut to_slave, stop);
+        // The other brain must not wait for one that has given up.
+        drop(to_slave);
+        (first, other.join())
+    });
+    let Ok(second) = second else {
+        tracing::error!("the destination's part of the run died; this is a bug");
+        return Report { outcome: Outcome::Failed(Class::Temporary), state: None };
+    };
+    super::conclude(first, second, options)
+}

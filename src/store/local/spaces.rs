@@ -1,0 +1,248 @@
+//! Namespaces: which there are, which take part, which one a name belongs to (mailbox-list.md 6, sync.md 3.1).
+
+use std::path::PathBuf;
+
+use super::{LocalStore, MakeFormat, OpenFor, Site};
+use crate::mail::{Class, Error, MailboxName, NameRules, Result, Selection};
+use crate::store::format::Place;
+use crate::store::list::{Driver, Layout, List, Location};
+use crate::store::{Account, NamespaceSettings};
+
+/// A namespace of the account.
+pub(super) struct Space {
+    pub settings: NamespaceSettings,
+    /// Its list and the number of its site, or why it cannot be used.
+    pub usable: std::result::Result<(List, usize), String>,
+}
+
+impl Space {
+    pub fn list(&self) -> Result<&List> {
+        self.usable.as_ref().map(|(list, _)| list).map_err(|text| Error::new(Class::Temporary, text.clone()))
+    }
+
+    pub fn site(&self) -> Result<usize> {
+        self.usable.as_ref().map(|(_, site)| *site).map_err(|text| Error::new(Class::Temporary, text.clone()))
+    }
+}
+
+/// What two sides of a local run are compared by before it (cli-config.md 3.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Prefix of the namespace that was compared.
+    pub prefix: String,
+    /// Its separator.
+    pub separator: char,
+    /// Its mail root.
+    pub mail_root: PathBuf,
+    /// Its index root; `None` with `INDEX=MEMORY`.
+    pub index_root: Option<PathBuf>,
+}
+
+impl LocalStore {
+    pub(super) fn add_spaces(&mut self, account: &Account, make_format: &MakeFormat<'_>) -> Result<()> {
+        let inboxes = account.namespaces.iter().filter(|n| n.inbox).count();
+        match inboxes {
+            1 => {}
+            0 => return Err(fatal("inbox=yes namespace missing")),
+            _ => return Err(fatal("There can be only one namespace with inbox=yes")),
+        }
+        let mut settings: Vec<&NamespaceSettings> = account.namespaces.iter().collect();
+        // The one with the empty prefix first, the others as they are configured.
+        settings.sort_by_key(|n| !n.prefix.is_empty());
+        for ns in settings {
+            if self.spaces.iter().any(|s| s.settings.prefix == ns.prefix) {
+                return Err(fatal(format!("Namespace '{}': Duplicate namespace prefix: \"{}\"", ns.prefix, ns.prefix)));
+            }
+            let usable = self.usable(ns, account, make_format).map_err(|e| format!("Namespace '{}': {e}", ns.prefix));
+            self.spaces.push(Space { settings: ns.clone(), usable });
+        }
+        Ok(())
+    }
+
+    fn usable(
+        &mut self,
+        ns: &NamespaceSettings,
+        account: &Account,
+        make_format: &MakeFormat<'_>,
+    ) -> std::result::Result<(List, usize), String> {
+        let text = if ns.location.is_empty() { &account.location } else { &ns.location };
+        let location = Location::parse(text, &account.owner).map_err(|e| e.to_string())?;
+        if location.detected {
+            tracing::info!("{}: taken for {}", location.root.display(), location.driver.name());
+        }
+        if location.layout == Layout::None || matches!(location.driver, Driver::Imapc | Driver::Pop3c | Driver::Other) {
+            return Err(format!("{} is no local storage that can be synchronised", location.driver.name()));
+        }
+        if location.layout == Layout::Index && !location.driver.is_dbox() {
+            return Err(format!("LAYOUT=index is not supported with {}", location.driver.name()));
+        }
+        let site = match self.sites.iter().position(|s| s.location == location) {
+            Some(site) => site,
+            None => {
+                let format = make_format(&location, account).map_err(|e| e.to_string())?;
+                self.sites.push(Site { location: location.clone(), format, begun: false });
+                self.sites.len() - 1
+            }
+        };
+        let list = List::new(location, ns, self.sites[site].format.reserved(), &account.settings);
+        if !ns.prefix.is_empty() && !ns.prefix.ends_with(list.names.separator) {
+            return Err(format!("list=yes requires prefix={} to end with separator", ns.prefix));
+        }
+        Ok((list, site))
+    }
+
+    /// The namespaces that take part.
+    pub(super) fn select(&self, selection: &Selection) -> Result<Vec<usize>> {
+        let all = 0..self.spaces.len();
+        let chosen: Vec<usize> = match selection {
+            Selection::Default => all.filter(|&i| self.own_location(i)).collect(),
+            Selection::All => all.filter(|&i| self.visible(i)).collect(),
+            Selection::Prefixes(prefixes) => {
+                let mut named = Vec::new();
+                for prefix in prefixes {
+                    named.push(
+                        self.by_prefix(prefix)
+                            .ok_or_else(|| Error::new(Class::Params, format!("Namespace not found: '{prefix}'")))?,
+                    );
+                }
+                let shared = |i: usize| self.spaces[i].settings.kind == "shared";
+                let below = |i: usize, n: usize| self.spaces[i].settings.prefix.starts_with(&self.spaces[n].settings.prefix);
+                all.filter(|&i| named.iter().any(|&n| n == i || shared(i) && shared(n) && below(i, n))).collect()
+            }
+        };
+        let Some(&first) = chosen.first() else {
+            return Err(fatal(
+                "All your namespaces have a location setting. Only namespaces with empty location settings are converted. \
+                 (One namespace should default to mail_location setting)",
+            ));
+        };
+        let separator = |i: usize| self.list(i).map(|l| (l.names.separator, l.names.prefix_text.clone()));
+        let (a, first_prefix) = separator(first)?;
+        for &i in &chosen {
+            let (b, prefix) = separator(i)?;
+            if a != b {
+                return Err(fatal(format!(
+                    "Synced namespaces have conflicting separators ('{a}' for prefix=\"{first_prefix}\", '{b}' for prefix=\"{prefix}\")"
+                )));
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn own_location(&self, i: usize) -> bool {
+        let ns = &self.spaces[i].settings;
+        ns.location.is_empty() && ns.alias_for.is_none()
+    }
+
+    fn visible(&self, i: usize) -> bool {
+        let ns = &self.spaces[i].settings;
+        // A prefix with variables is the pattern of shared namespaces, not one of them.
+        ns.alias_for.is_none() && (!ns.hidden || ns.list != Some(false)) && !ns.prefix.contains('%')
+    }
+
+    /// The namespace that a prefix, taken as a name, leads to.
+    fn by_prefix(&self, prefix: &str) -> Option<usize> {
+        let fits = |i: &usize| {
+            let own = &self.spaces[*i].settings.prefix;
+            let separator = self.spaces[*i].usable.as_ref().map_or('/', |(l, _)| l.names.separator);
+            prefix.starts_with(own.as_str()) || Some(prefix) == own.strip_suffix(separator)
+        };
+        (0..self.spaces.len()).filter(fits).max_by_key(|&i| self.spaces[i].settings.prefix.len())
+    }
+
+    /// The namespace that a name belongs to, among those that take part.
+    pub(super) fn space_of(&self, name: &MailboxName) -> Result<usize> {
+        self.find_space(name, &self.selected).ok_or_else(|| fatal(format!("Couldn't find namespace for mailbox {name}")))
+    }
+
+    pub(super) fn find_space(&self, name: &MailboxName, among: &[usize]) -> Option<usize> {
+        let lists = || among.iter().filter_map(|&i| self.list(i).ok().map(|l| (i, l)));
+        if name.is_inbox()
+            && let Some((i, _)) = lists().find(|(_, l)| l.names.inbox)
+        {
+            return Some(i);
+        }
+        lists()
+            .filter(|(_, l)| l.names.strip(&l.names.folded(name.clone())).is_some())
+            .max_by_key(|(_, l)| l.names.prefix.len())
+            .map(|(i, _)| i)
+    }
+
+    /// The rules of the namespaces that take part.
+    pub(super) fn rules(&self) -> NameRules {
+        let lists: Vec<&List> = self.selected.iter().filter_map(|&i| self.list(i).ok()).collect();
+        NameRules {
+            separator: lists.first().map_or('/', |l| l.names.separator),
+            alt: self.settings.alt_char,
+            no_directories: !lists.is_empty() && lists.iter().all(|l| l.names.flat),
+            inbox_moves: lists.iter().any(|l| l.names.inbox && l.inbox_moves()),
+            namespaces: lists.iter().map(|l| l.names.rules()).collect(),
+        }
+    }
+
+    /// What the other side of a local run is compared with: the first named namespace, else the one without prefix, else
+    /// that of the INBOX.
+    ///
+    /// # Errors
+    /// No namespace takes part, or its location cannot be used.
+    pub fn side(&self, selection: &Selection) -> Result<Side> {
+        let named = match selection {
+            Selection::Prefixes(p) => p.first().and_then(|p| self.by_prefix(p)),
+            _ => None,
+        };
+        let space = named
+            .or_else(|| self.spaces.iter().position(|s| s.settings.prefix.is_empty()))
+            .or_else(|| self.spaces.iter().position(|s| s.settings.inbox))
+            .ok_or_else(|| fatal("inbox=yes namespace missing"))?;
+        let list = self.list(space)?;
+        Ok(Side {
+            prefix: self.spaces[space].settings.prefix.clone(),
+            separator: list.names.separator,
+            mail_root: list.location.root.clone(),
+            index_root: list.location.index_root(),
+        })
+    }
+
+    /// A source must be there. A destination may be missing.
+    pub(super) fn check_roots(&self, selected: &[usize]) -> Result<()> {
+        for &i in selected {
+            let list = self.list(i)?;
+            let root = &list.location.root;
+            if !root.is_dir() && self.open_for == OpenFor::Source {
+                let text = format!(
+                    "Namespace '{}': {} is not there. Nothing was changed. (If this user has no mail yet, make the directory)",
+                    list.names.prefix_text,
+                    root.display()
+                );
+                return Err(fatal(text));
+            }
+            list.check_alt_link(false)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the storage of a namespace complete what an interrupted commit left, once.
+    pub(super) fn begin(&mut self, space: usize) -> Result<()> {
+        let site = self.spaces[space].site()?;
+        if self.sites[site].begun {
+            return Ok(());
+        }
+        let mut all: Vec<Place> = Vec::new();
+        for i in 0..self.spaces.len() {
+            // An alias shows the same mailboxes once more.
+            if self.spaces[i].site().is_ok_and(|s| s == site) && self.spaces[i].settings.alias_for.is_none() {
+                let list = self.list(i)?;
+                for entry in self.listing(i)?.entries.iter().filter(|e| e.selectable) {
+                    all.push(list.place(&entry.name, &entry.stored, entry.guid)?);
+                }
+            }
+        }
+        self.sites[site].format.begin(&all)?;
+        self.sites[site].begun = true;
+        Ok(())
+    }
+}
+
+pub(super) fn fatal(text: impl Into<String>) -> Error {
+    Error::new(Class::Temporary, text.into())
+}

@@ -1,0 +1,291 @@
+//! A Maildir as [`Mailbox`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha1::{Digest, Sha1};
+
+use super::commit::{NamesTaken, Source, Staged};
+use super::core::Core;
+use super::name;
+use super::stage::{Rules, Stage, Text};
+use crate::index::{Index, Position, Scan};
+use crate::mail::{
+    Body, Capabilities, Changes, Class, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
+    MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Timestamp, Uid, UidValidity,
+};
+use crate::os::lock::{How, LockFile};
+use crate::store::decode::{self, Decoded, Plugins};
+
+/// An opened Maildir.
+pub(super) struct MaildirMailbox {
+    pub core: Core,
+    pub stage: Stage,
+    pub staged: Vec<Staged>,
+    pub names_taken: Option<NamesTaken>,
+    /// Mails that got another link, which moves their ctime: the saved dates that they had by it.
+    pub linked: Vec<(Uid, Timestamp)>,
+    // Cached saved dates of the view's mails, 0 = none; read when the first one is wanted.
+    saved: Option<Vec<u32>>,
+    mails: Vec<Mail>,
+    status: Status,
+    // Up to where the log is in the view.
+    end: Position,
+    plugins: Plugins,
+    lock: Option<LockFile>,
+}
+
+impl MaildirMailbox {
+    /// Opens it and takes a view.
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    pub fn open(core: Core) -> Result<Self> {
+        let rules = Rules::of(&core.settings);
+        let empty = Identity { guid: MailboxGuid::generate(), uidvalidity: ONE, uid_next: Uid::FIRST };
+        let mut mailbox = Self {
+            stage: Stage::new(core.mailbox(), core.place.modes, rules),
+            staged: Vec::new(),
+            names_taken: None,
+            linked: Vec::new(),
+            saved: None,
+            mails: Vec::new(),
+            status: Status {
+                identity: empty,
+                messages: 0,
+                first_recent: Uid::FIRST,
+                highest_modseq: ModSeq(0),
+                highest_private_modseq: ModSeq(0),
+            },
+            end: Position::default(),
+            plugins: Plugins::of(&core.settings),
+            lock: None,
+            core,
+        };
+        mailbox.refresh()?;
+        Ok(mailbox)
+    }
+
+    fn take_view(&mut self) -> Result<()> {
+        self.saved = None;
+        if let Some(frozen) = &mut self.core.frozen {
+            self.mails = std::mem::take(&mut frozen.mails);
+            self.status = frozen.status;
+            self.end = self.core.index.as_ref().map_or_else(Position::default, |i| i.state().position());
+            return Ok(());
+        }
+        let gone = || Error::new(Class::Temporary, format!("{} vanished", self.core.uidlist.path().display()));
+        let (header, next) = self.core.uidlist.header()?.ok_or_else(gone)?;
+        let state = self.core.index.as_ref().map(Index::state).ok_or_else(gone)?;
+        self.mails = state.mails();
+        self.status = state.status(Identity {
+            guid: header.guid.ok_or_else(gone)?,
+            uidvalidity: header.uidvalidity,
+            uid_next: Uid::new(next).unwrap_or(Uid::FIRST).max(state.next_uid()),
+        });
+        self.end = state.position();
+        Ok(())
+    }
+
+    /// When a mail was saved, if the cache knows it.
+    fn cached_save_date(&mut self, uid: Uid) -> Result<Option<Timestamp>> {
+        if self.saved.is_none() {
+            let dates = match &self.core.index {
+                Some(index) => {
+                    let by_row = index.cached_save_dates()?;
+                    let date = |mail: &Mail| index.state().row(mail.uid).map_or(0, |row| by_row[row]);
+                    self.mails.iter().map(date).collect()
+                }
+                None => vec![0; self.mails.len()],
+            };
+            self.saved = Some(dates);
+        }
+        let row = self.mails.binary_search_by_key(&uid, |m| m.uid).ok();
+        let date = row.and_then(|row| self.saved.as_ref()?.get(row).copied());
+        Ok(date.filter(|d| *d > 0).map(Timestamp))
+    }
+
+    fn texts(staged: &mut [Staged]) -> impl Iterator<Item = &mut Text> {
+        staged.iter_mut().filter_map(|s| if let Source::Text(text) = &mut s.source { Some(text) } else { None })
+    }
+
+    /// Another name for a mail's file, where the settings and the two dates allow it (8.4).
+    fn link(&mut self, mail: &NewMail, from: Uid) -> Result<Option<Text>> {
+        use std::os::unix::fs::MetadataExt;
+        if !self.core.settings.maildir_copy_with_hardlinks {
+            return Ok(None);
+        }
+        let base = self.core.entry(from)?.base.to_vec();
+        let (file, path, size) = self.core.open_mail(from)?;
+        let meta = file.metadata().map_err(|e| Error::io(crate::os::fs::Error::new("stat", &path, e)))?;
+        let same_date = mail.received.0 == 0 || i64::from(mail.received.0) == meta.mtime();
+        // What the name says counts only as far as it is true; what it does not say has to be counted.
+        let with_crlf = name::size(&base, b'W').filter(|w| *w >= size);
+        let plain = name::size(&base, b'S').is_none_or(|s| s == size);
+        if !same_date || !plain || with_crlf.is_none() {
+            return Ok(None);
+        }
+        // EXDEV, EMLINK, EACCES, EPERM: an ordinary copy does it as well.
+        let Ok(text) = self.stage.link(&path, size, with_crlf) else { return Ok(None) };
+        if self.cached_save_date(from)?.is_none() {
+            self.linked.push((from, Timestamp(u32::try_from(meta.ctime().max(0)).unwrap_or(u32::MAX))));
+        }
+        Ok(Some(text))
+    }
+}
+
+const ONE: UidValidity = UidValidity::new(1).expect("1 is not 0");
+
+impl Mailbox for MaildirMailbox {
+    fn lock(&mut self, timeout: Duration) -> Result<()> {
+        let place = &self.core.place;
+        let path: PathBuf = match &place.volatile {
+            Some(dir) => {
+                let hash = hex::encode(Sha1::digest(place.storage_name.as_bytes()));
+                dir.join(format!(".dovecot-box-sync.lock.{hash}"))
+            }
+            None => place.index.join(".dovecot-box-sync.lock"),
+        };
+        if let Some(dir) = path.parent() {
+            crate::os::fs::mkdir_all(dir, &place.modes)?;
+        }
+        let settings = &self.core.settings;
+        let how = How {
+            method: settings.index.lock_method,
+            stale: Duration::from_secs(180),
+            use_excl: settings.index.dotlock_use_excl,
+            modes: place.modes,
+        };
+        let timeout = settings.max_lock_timeout.map_or(timeout, |max| max.min(timeout));
+        self.lock = Some(LockFile::acquire(&path, &how, timeout)?);
+        Ok(())
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        self.core.sync()?;
+        self.take_view()
+    }
+
+    fn status(&self) -> Status {
+        self.status
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { has_guids: true, saves_guids: true, keeps_modseqs: true }
+    }
+
+    fn mails(&self) -> &[Mail] {
+        &self.mails
+    }
+
+    fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
+        self.core.guid(uid)
+    }
+
+    fn guid128(&mut self, uid: Uid) -> Result<Guid128> {
+        self.guid(uid).map(|guid| guid.to_128())
+    }
+
+    fn facts(&mut self, uid: Uid) -> Result<Facts> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = self.core.stat(uid)?;
+        if !meta.is_file() {
+            return Err(Error::new(Class::Temporary, format!("UID {uid}: its file is a directory")));
+        }
+        let seconds = |t: i64| Timestamp(u32::try_from(t.max(0)).unwrap_or(u32::MAX));
+        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| seconds(meta.ctime()));
+        let entry = self.core.entry(uid)?;
+        let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
+        let uidl = entry.get(b'P').map(|uidl| if uidl.is_empty() { entry.base } else { uidl });
+        Ok(Facts {
+            received: seconds(meta.mtime()),
+            saved,
+            pop3_uidl: uidl.map(|u| String::from_utf8_lossy(u).into_owned()),
+            pop3_order: entry.get(b'O').and_then(name::number).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            // A size below that of the file cannot be true.
+            virtual_size: with_crlf.filter(|w| *w >= meta.len()),
+        })
+    }
+
+    fn body(&mut self, uid: Uid) -> Result<Body> {
+        let (file, path, len) = self.core.open_mail(uid)?;
+        let broken_names = self.core.settings.maildir_broken_filename_sizes;
+        let entry = self.core.entry(uid)?;
+        let named = name::size(entry.base, b'S').filter(|_| !broken_names);
+        let recorded = named.or_else(|| entry.get(b'S').and_then(name::number));
+        let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
+        let range = FileRange { file: Arc::new(file), offset: 0, len };
+        let place = format!("UID {uid}: {}", path.display());
+        let decoded = decode::decode(&range, recorded, self.plugins, false).map_err(|e| Error::new(e.class(), e).at(&place))?;
+        match decoded {
+            Decoded::Text(reader) => Ok(Body { reader, size: recorded, virtual_size: with_crlf, range: None }),
+            Decoded::Plain => {
+                if let Some(recorded) = recorded.filter(|r| *r != len) {
+                    tracing::warn!("{place}: the size in the name ({recorded}) is wrong, the file has {len} bytes");
+                }
+                Ok(Body::from_range(range, with_crlf.filter(|w| *w >= len)))
+            }
+        }
+    }
+
+    fn changes(&mut self, since: Since) -> Result<Changes> {
+        // Without an index nothing was ever written down.
+        let Some(index) = &self.core.index else { return Ok(Changes::default()) };
+        Ok(index.changes(&Scan { since, end: self.end, mails: &self.mails, status: &self.status })?)
+    }
+
+    fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {
+        self.core.ensure_dirs()?;
+        let text = self.stage.write(body, mail.received, Self::texts(&mut self.staged))?;
+        self.staged.push(Staged { mail, source: Source::Text(text) });
+        Ok(())
+    }
+
+    fn stage_copy(&mut self, mail: NewMail, from: Uid, original: Original) -> std::result::Result<(), SaveError> {
+        let taken = self.staged.iter().any(|s| matches!(s.source, Source::Present(uid) if uid == from));
+        if original == Original::Expunge && !taken {
+            self.core.stat(from)?;
+            self.staged.push(Staged { mail, source: Source::Present(from) });
+            return Ok(());
+        }
+        match self.link(&mail, from)? {
+            Some(text) => {
+                self.staged.push(Staged { mail, source: Source::Text(text) });
+                Ok(())
+            }
+            None => {
+                let body = self.body(from)?;
+                self.stage(mail, body)
+            }
+        }
+    }
+
+    fn commit(&mut self) -> Result<Vec<Saved>> {
+        self.commit_staged()
+    }
+
+    fn edit(&mut self, edits: &[Edit]) -> Result<()> {
+        self.core.edit(edits)
+    }
+
+    fn raise(&mut self, floors: &Floors) -> Result<()> {
+        self.core.raise(floors)
+    }
+
+    fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {
+        self.core.set_identity(guid, uidvalidity)
+    }
+
+    fn rebuild(&mut self, plan: Rebuild) -> Result<()> {
+        self.rebuild_as(plan)
+    }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.core.held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        self.core.hold_back(ranges)
+    }
+}
