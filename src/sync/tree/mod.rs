@@ -13,6 +13,8 @@ mod target;
 mod types;
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod model;

@@ -19,7 +19,7 @@ use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
 use super::target::{Target, Want, derived};
-use super::types::{Role, Note, NoteKind, TreeAction};
+use super::types::{Note, NoteKind, Role, TreeAction};
 
 /// A side on its way.
 pub(super) struct Steps<'a> {
@@ -76,6 +76,13 @@ pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fix
     for id in side.tree.subtree(ROOT) {
         if side.tree.mailbox(id).is_some() {
             steps.before.extend(side.tree.own_name(id).map(|name| (id, name)));
+        }
+    }
+    for id in side.tree.subtree(ROOT) {
+        // What is neither wanted elsewhere nor to be deleted stays, as if it were not selected.
+        let known = |guid| target.homes[s].contains_key(&guid) || target.doomed[s].contains_key(&guid);
+        if side.tree.guid(id).is_some_and(|guid| !known(guid)) && side.tree.node(id).hold == Hold::Free {
+            steps.tree.node_mut(id).hold = Hold::Outside;
         }
     }
     steps.delete(&target.doomed[s]);
@@ -245,7 +252,10 @@ impl<'a> Steps<'a> {
             self.drop_directory(there);
             return true;
         }
-        if !self.is_movable(there) {
+        // What stays in a directory cannot be brought back after it; a mailbox takes it along to its own place.
+        let takes_along =
+            self.tree.mailbox(there).is_none() && self.tree.subtree(there).iter().any(|&n| self.tree.node(n).hold != Hold::Free);
+        if !self.is_movable(there) || takes_along {
             return false;
         }
         if let Some(&home) = self.homes.get(&there)
