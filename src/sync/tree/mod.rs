@@ -13,6 +13,8 @@ mod target;
 mod types;
 
 #[cfg(test)]
+mod cases;
+#[cfg(test)]
 mod histories;
 #[cfg(test)]
 mod model;
@@ -42,6 +44,11 @@ use types::Role;
 /// # Errors
 /// See [`TreeError`]. Nothing has been changed then.
 pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, TreeError> {
+    plan_patiently(local, remote, options, merge::PATIENCE)
+}
+
+/// `patience`: how often every node may be moved before the renames count as endless.
+fn plan_patiently(local: &Tree, remote: &Tree, options: &TreeOptions, patience: usize) -> Result<Plan, TreeError> {
     let role = options.role();
     let mut facts = names::facts(local, remote)?;
     select::select(&mut facts, options);
@@ -54,7 +61,7 @@ pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, 
     }
     let removals = [(0, local), (1, remote)].map(|(s, tree)| log::resolve(&tree.deletions, &facts[s], &facts[1 - s]));
     let selective = !matches!(options.only, Only::All | Only::TreeOnly) || !options.exclude.is_empty();
-    let input = Input { facts: &facts, removals, role, fixed, prefixes, selective };
+    let input = Input { facts: &facts, removals, role, fixed, prefixes, selective, patience };
 
     let mut target = match (options.mode, options.peer) {
         (Mode::Backup(_), _) => {
@@ -64,7 +71,7 @@ pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, 
         }
         (Mode::TwoWay, Peer::Dovecot) => target::adopted(&input, 1)?,
         (Mode::OneWay(_), Peer::Dovecot) if role == Role::OneWaySource => target::adopted(&input, 1)?,
-        _ => target::merged(&input)?,
+        _ => target::merged(&input),
     };
     if let Mode::Backup(_) = options.mode {
         notes.extend(spared(&mut target, &facts, usize::from(role == Role::BackupSource), incomplete));

@@ -20,7 +20,7 @@ const FINAL_MAX: usize = 100;
 impl Merge {
     /// Rearranges until nothing contradicts.
     pub(super) fn settle_names(&mut self, nodes: usize) -> Result<(), Stuck> {
-        self.moves_left = 3 * nodes + 1;
+        self.moves_left = self.patience * nodes + 1;
         while self.rename_pass(ROOT, ROOT) {
             if self.moves_left == 0 {
                 return Err(Stuck);

@@ -78,6 +78,13 @@ pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fix
             steps.before.extend(side.tree.own_name(id).map(|name| (id, name)));
         }
     }
+    for id in side.tree.subtree(ROOT) {
+        // What is neither wanted elsewhere nor to be deleted stays, as if it were not selected.
+        let known = |guid| target.homes[s].contains_key(&guid) || target.doomed[s].contains_key(&guid);
+        if side.tree.guid(id).is_some_and(|guid| !known(guid)) && side.tree.node(id).hold == Hold::Free {
+            steps.tree.node_mut(id).hold = Hold::Outside;
+        }
+    }
     steps.delete(&target.doomed[s]);
     steps.set_guids();
     for (path, want) in &target.names {
@@ -245,7 +252,10 @@ impl<'a> Steps<'a> {
             self.drop_directory(there);
             return true;
         }
-        if !self.is_movable(there) {
+        // What stays in a directory cannot be brought back after it; a mailbox takes it along to its own place.
+        let takes_along =
+            self.tree.mailbox(there).is_none() && self.tree.subtree(there).iter().any(|&n| self.tree.node(n).hold != Hold::Free);
+        if !self.is_movable(there) || takes_along {
             return false;
         }
         if let Some(&home) = self.homes.get(&there)
@@ -328,6 +338,9 @@ impl<'a> Steps<'a> {
             .clone()
             .filter(|label| same_level && self.tree.children(parent).iter().all(|&c| c == n || self.tree.label(c) != label));
         let placeholder = self.tree.child(parent, leaf).filter(|&p| p != n);
+        // What lies below the name already says how it is spelt here.
+        let spelt = placeholder.filter(|&p| self.tree.anything_exists_below(p));
+        let label = spelt.map_or(label, |p| self.tree.node(p).label.clone());
         self.tree.node_mut(n).label = label;
         self.tree.node_mut(n).apart = None;
         self.tree.move_to(n, parent, leaf);
