@@ -292,7 +292,8 @@ fn a_held_lock_is_told() {
     {
         let holder = Holder::of(&user);
         let pid = format!("pid {}", holder.0.id());
-        lab.dsync(&a, &b, &["sync", "-l", "1"]).says(75, &["Couldn't lock", user.to_str().unwrap(), "Timed out after 1 second", &pid]);
+        lab.dsync(&a, &b, &["sync", "-l", "1"])
+            .says(75, &["Couldn't lock", user.to_str().unwrap(), "Timed out after 1 second", &pid]);
         assert_equal(&before, &b.dump());
         // A run without -l does not notice it.
     }

@@ -133,7 +133,7 @@ impl<'a> Steps<'a> {
         let path = self.tree.path(n);
         let inbox = matches!(&path[..], [only] if only == "INBOX");
         n != ROOT
-            && !(inbox && !self.rules.inbox_moves)
+            && (!inbox || self.rules.inbox_moves)
             && !self.fixed.contains(&path)
             && self.tree.node(n).hold == Hold::Free
             && self.tree.subtree(n).iter().all(|&d| self.tree.node(d).hold != Hold::Frozen)
@@ -390,11 +390,11 @@ impl<'a> Steps<'a> {
     }
 
     /// A directory that has moved as a whole is renamed as a whole.
-    fn bring_directory(&mut self, path: &Vec<String>) {
+    fn bring_directory(&mut self, path: &[String]) {
         if self.rules.no_directories || self.find(path).is_some_and(|n| self.is_occupied(n)) {
             return;
         }
-        let below = self.target.names.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
+        let below = self.target.names.range(path.to_vec()..).take_while(|(p, _)| p.starts_with(path));
         let Some((first, owner)) = below.filter_map(|(p, _)| Some((p, *self.owners.get(p)?))).next() else { return };
         let end = &first[path.len()..];
         let now = self.tree.path(owner);
