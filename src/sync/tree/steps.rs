@@ -19,7 +19,7 @@ use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
 use super::target::{Target, Want, derived};
-use super::types::{Role, Note, NoteKind, TreeAction};
+use super::types::{Note, NoteKind, Role, TreeAction};
 
 /// A side on its way.
 pub(super) struct Steps<'a> {
