@@ -92,6 +92,11 @@ impl Map {
         self.state().is_some_and(|s| !s.is_synced())
     }
 
+    /// See [`super::storage::cut_off_rest`].
+    pub fn cut_off_rest(&mut self) -> Result<()> {
+        self.index.as_mut().map_or(Ok(()), super::storage::cut_off_rest)
+    }
+
     /// Dovecot has rebuilt the storage since the last call: files may have been rewritten under their names.
     pub fn was_rebuilt(&mut self) -> bool {
         let now = self.state().and_then(|s| u32_at(s.ext_header(s.ext(MAP)?), 4)).unwrap_or(0);

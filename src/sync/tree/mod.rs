@@ -17,6 +17,8 @@ mod histories;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod vectors;
 
 pub use execute::{Outcome, execute};

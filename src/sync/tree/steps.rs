@@ -431,14 +431,20 @@ impl<'a> Steps<'a> {
 
     fn subscriptions(&mut self, before: &Arena) {
         for (path, wanted) in &self.target.subscriptions {
-            let have = before.find(path.iter().map(String::as_str)).is_some_and(|n| before.node(n).subscribed);
-            let Some(name) = self.own_name(path).filter(|_| have != wanted.subscribed) else { continue };
+            let known = before.find(path.iter().map(String::as_str)).filter(|&n| before.node(n).subscribed);
             let time = time(wanted.time);
-            self.actions.push(if wanted.subscribed {
-                TreeAction::Subscribe { name, time }
-            } else {
-                TreeAction::Unsubscribe { name, time }
-            });
+            match (known, wanted.subscribed) {
+                (None, true) => {
+                    let name = self.own_name(path);
+                    self.actions.extend(name.map(|name| TreeAction::Subscribe { name, time }));
+                }
+                // It is in the list under the name that it had.
+                (Some(n), false) => {
+                    let name = before.own_name(n);
+                    self.actions.extend(name.map(|name| TreeAction::Unsubscribe { name, time }));
+                }
+                _ => {}
+            }
         }
     }
 
