@@ -215,7 +215,7 @@ fn crowd(first: &'static str, second: &'static str) {
         });
         let mut ran = Vec::new();
         let begun = Instant::now();
-        while ran.len() < 20 && begun.elapsed() < Duration::from_secs(40) {
+        while (ran.len() < 20 || begun.elapsed() < Duration::from_secs(6)) && begun.elapsed() < Duration::from_secs(25) {
             ran.push(lab.dsync(a, b, if ran.len() % 5 == 4 { &["sync", "-f"] } else { &["sync"] }));
         }
         book.stop.store(true, Ordering::Relaxed);
