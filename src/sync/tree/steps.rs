@@ -18,7 +18,7 @@ use super::arena::{Arena, Hold, Id, Mailbox, ROOT, State};
 use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
-use super::target::{Target, Want, derived};
+use super::target::{Input, Target, Want, derived};
 use super::types::{Note, NoteKind, Role, TreeAction};
 
 /// A side on its way.
@@ -50,14 +50,15 @@ pub(super) struct Done {
     pub mailboxes: HashMap<MailboxGuid, (MailboxName, bool)>,
 }
 
-/// The steps of a side. `homes` and `doomed` are its own.
-pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fixed: &Paths) -> Done {
+/// The steps of side `s`.
+pub(super) fn steps(input: &Input<'_, '_>, s: usize, role: Role, target: &Target) -> Done {
+    let side = &input.facts[s];
     let mut steps = Steps {
         tree: side.tree.clone(),
         rules: side.rules,
         role,
         target,
-        fixed,
+        fixed: &input.fixed,
         homes: HashMap::new(),
         owners: HashMap::new(),
         doubtful: HashSet::new(),
@@ -133,7 +134,7 @@ impl<'a> Steps<'a> {
         let path = self.tree.path(n);
         let inbox = matches!(&path[..], [only] if only == "INBOX");
         n != ROOT
-            && !(inbox && !self.rules.inbox_moves)
+            && (!inbox || self.rules.inbox_moves)
             && !self.fixed.contains(&path)
             && self.tree.node(n).hold == Hold::Free
             && self.tree.subtree(n).iter().all(|&d| self.tree.node(d).hold != Hold::Frozen)
@@ -390,11 +391,11 @@ impl<'a> Steps<'a> {
     }
 
     /// A directory that has moved as a whole is renamed as a whole.
-    fn bring_directory(&mut self, path: &Vec<String>) {
+    fn bring_directory(&mut self, path: &[String]) {
         if self.rules.no_directories || self.find(path).is_some_and(|n| self.is_occupied(n)) {
             return;
         }
-        let below = self.target.names.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
+        let below = self.target.names.range(path.to_vec()..).take_while(|(p, _)| p.starts_with(path));
         let Some((first, owner)) = below.filter_map(|(p, _)| Some((p, *self.owners.get(p)?))).next() else { return };
         let end = &first[path.len()..];
         let now = self.tree.path(owner);
