@@ -150,7 +150,8 @@ impl<'a> Steps<'a> {
             self.tree.set_mailbox(n, None);
             if !self.tree.anything_exists_below(n) || self.rules.no_directories {
                 self.tree.node_mut(n).state = State::Nonexistent;
-                if !self.rules.no_directories {
+                // Its directory goes with it, unless one below may still be there.
+                if self.tree.subtree(n).iter().any(|d| self.doubtful.contains(d)) {
                     self.doubtful.insert(n);
                 }
                 self.doubt_above(n);
