@@ -187,7 +187,7 @@ fn cases(n: u32) -> ProptestConfig {
 }
 
 proptest! {
-    #![proptest_config(cases(800))]
+    #![proptest_config(cases(300))]
 
     #[test]
     fn two_way_converges_in_one_run(history in history()) {

@@ -1,0 +1,6 @@
+//! One test per row of what people who use `doveadm sync` and `doveadm backup` suffer from, as far as it is about two local
+//! places. Each is named after its row and fails where we behave as the row describes.
+
+mod lab;
+
+mod reproduced;
