@@ -309,3 +309,19 @@ fn what_has_changed_meanwhile_is_a_conflict() {
     let refused = execute(&mut store, &[rename("There", "INBOX", 1)]).expect_err("not possible");
     assert_eq!(refused.to_string(), "Mailbox There sync: mailbox_rename failed: Renaming INBOX isn't supported.");
 }
+
+#[test]
+fn a_large_folder_moves_in_one_step() {
+    let rows = |top: &str, n: u8| -> Vec<(String, u8)> {
+        let all = (1..=n).map(|i| (format!("{top}/{}/f{i}", i % 7), i));
+        let directories = (0..7).map(|i| (format!("{top}/{i}"), 0)).chain([(top.to_owned(), 0)]);
+        directories.chain(all).collect()
+    };
+    let of = |rows: &[(String, u8)]| tree(&rows.iter().map(|(t, n)| (t.as_str(), *n)).collect::<Vec<_>>());
+    let a = of(&rows("work", 250));
+    let mut b = of(&rows("archive/old", 250));
+    b.nodes.push(node("archive", 0));
+    at(&mut b, "archive/old").renamed = Timestamp(44);
+    let [ours, theirs] = run(&a, &b, Mode::TwoWay);
+    assert_eq!((ours.actions, theirs.actions), (vec![rename("work", "archive/old", 44)], vec![]));
+}

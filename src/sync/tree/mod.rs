@@ -1,4 +1,29 @@
-//! Which mailboxes the two sides shall have: facts in, actions for the own store out.
+//! Which mailboxes the two sides shall have: facts in, actions for the own store out (sync.md 3.8, 4).
+//!
+//! Nothing here waits for a disk or a clock, except [`execute`], which carries a plan out. Both sides call [`plan`] with the two
+//! trees exchanged; each gets the changes to its own store. After both have carried them out the sides have the same mailboxes,
+//! and planning again gives nothing.
+//!
+//! 1. `names`: both trees under names that both sides can hold. A side's own spelling stays beside the common name.
+//! 2. `select`: what does not take part, and what nobody may touch.
+//! 3. `log`: removals that the mailbox logs tell of. Their hashes are resolved by the names that the other side has.
+//! 4. `target`: the one tree that shall be true in the end, and where each side's mailboxes belong in it. It does not depend on
+//!    whose point of view it is: the two trees are put in an order that follows from what they hold.
+//!    - Two ways, and one way: the two trees are merged in memory (`merge`, `rename`) as Dovecot does it. A mailbox is
+//!      known by its GUID. Where two different things have one name, the side whose rename is younger wins, and without times a
+//!      comparison of all that follows; the loser's mailbox moves to where the winner has it. Two mailboxes that share only
+//!      the name become one, under the larger GUID. What is left without a place gets a final name with its GUID.
+//!      We leave Dovecot's way in three points: directories have no identity, so that they never push a mailbox to a temporary
+//!      name; a logged deletion counts also when another known mailbox has been renamed to the place; temporary names that an
+//!      interrupted run has left count for nothing. Where Dovecot itself ends with equal sides in one run, the outcome is the same.
+//!    - Beside a Dovecot: what its own merge, to the letter, will leave on its disk (`disk` knows the effects that changes have
+//!      there beyond what they say), because it will not do otherwise.
+//!    - Backup: what the source has. Only mailboxes that the source does not know are deleted. One that has the right GUID
+//!      is renamed, one that has the right name only gets the GUID, and the mail engine makes its content right in place.
+//! 5. `steps`: the changes that lead a side there, in an order in which each of them works on every kind of layout, whatever
+//!    directories come and go by themselves.
+//!
+//! In a one-way run the source does not follow, so that a later run may find more to do at the destination; that ends, too.
 
 mod arena;
 mod disk;
@@ -88,9 +113,8 @@ fn plan_patiently(local: &Tree, remote: &Tree, options: &TreeOptions, patience: 
             }
         }
     }
-    let sides = [(0, role), (1, role.opposite())].map(|(s, role)| {
-        if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&facts[s], s, role, &target, &input.fixed) }
-    });
+    let sides = [(0, role), (1, role.opposite())]
+        .map(|(s, role)| if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&input, s, role, &target) });
     for side in &sides {
         notes.extend(side.notes.iter().cloned());
     }

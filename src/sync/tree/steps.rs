@@ -18,7 +18,7 @@ use super::arena::{Arena, Hold, Id, Mailbox, ROOT, State};
 use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
-use super::target::{Target, Want, derived};
+use super::target::{Input, Target, Want, derived};
 use super::types::{Note, NoteKind, Role, TreeAction};
 
 /// A side on its way.
@@ -50,14 +50,15 @@ pub(super) struct Done {
     pub mailboxes: HashMap<MailboxGuid, (MailboxName, bool)>,
 }
 
-/// The steps of a side. `homes` and `doomed` are its own.
-pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fixed: &Paths) -> Done {
+/// The steps of side `s`.
+pub(super) fn steps(input: &Input<'_, '_>, s: usize, role: Role, target: &Target) -> Done {
+    let side = &input.facts[s];
     let mut steps = Steps {
         tree: side.tree.clone(),
         rules: side.rules,
         role,
         target,
-        fixed,
+        fixed: &input.fixed,
         homes: HashMap::new(),
         owners: HashMap::new(),
         doubtful: HashSet::new(),
@@ -149,7 +150,8 @@ impl<'a> Steps<'a> {
             self.tree.set_mailbox(n, None);
             if !self.tree.anything_exists_below(n) || self.rules.no_directories {
                 self.tree.node_mut(n).state = State::Nonexistent;
-                if !self.rules.no_directories {
+                // Its directory goes with it, unless one below may still be there.
+                if self.tree.subtree(n).iter().any(|d| self.doubtful.contains(d)) {
                     self.doubtful.insert(n);
                 }
                 self.doubt_above(n);

@@ -136,15 +136,18 @@ pub(super) fn merged(input: &Input<'_, '_>) -> Target {
 
 /// The merge at its end. Renames can contradict each other without end; then Dovecot's way of going about them is tried, and
 /// at last nothing is renamed for a reason: `assign` takes the first name in the alphabet.
-fn finished(merge: Merge, again: impl Fn(bool) -> Merge) -> Merge {
-    let mut last = again(false);
-    last.settle = false;
-    for mut attempt in [merge, again(true), last.clone()] {
-        if attempt.run().is_ok() {
-            return attempt;
-        }
+fn finished(mut merge: Merge, again: impl Fn(bool) -> Merge) -> Merge {
+    if merge.run().is_ok() {
+        return merge;
     }
-    last
+    merge = again(true);
+    if merge.run().is_ok() {
+        return merge;
+    }
+    merge = again(false);
+    merge.settle = false;
+    merge.run().expect("holds because only renames can be endless");
+    merge
 }
 
 /// Something that orders the trees, equal only for equal ones.
