@@ -24,7 +24,7 @@ pub struct Side {
     pub location: String,
     conf: PathBuf,
     /// Further settings for Dovecot and for us.
-    pub extra: Vec<String>,
+    extra: Vec<String>,
 }
 
 /// A mail as `doveadm fetch` tells it.
@@ -178,7 +178,22 @@ impl Lab {
     }
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let to = format!("/tmp/accept-kept{}", std::process::id());
+            let _ = Command::new("cp").args(["-a", self.path().to_str().unwrap(), &to]).status();
+        }
+    }
+}
+
 impl Side {
+    /// With one more setting, for Dovecot and for us.
+    pub fn with(mut self, setting: &str) -> Self {
+        self.extra.push(setting.into());
+        self
+    }
+
     fn settings(&self, command: &mut Command) {
         command.arg("-c").arg(&self.conf);
         for (name, value) in [("mail_location", self.location.clone()), ("mail_home", self.home.display().to_string())] {
