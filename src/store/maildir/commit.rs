@@ -7,7 +7,7 @@
 //!   4 index cache and transactions (append, keywords, modseqs, saved dates)   all of it
 //!
 //! A mail that only changes its UID keeps its file: step 2 rewrites the uidlist, which gives the file its new UID and takes
-//! the old one away in one rename; before it the mail has its old UID, after it the new one. Its name and date follow in
+//! the old one away in one rename (`cur/` gets a new time before, so that Dovecot compares all again); before it the mail has its old UID, after it the new one. Its name and date follow in
 //! step 3, and step 4 expunges the old UID in the transaction that appends the new one.
 
 use std::collections::HashSet;
@@ -187,6 +187,10 @@ impl MaildirMailbox {
         }
         if !moved.is_empty() {
             taken.list.retain(|_, entry| !moved.contains(&entry.uid));
+            // The index speaks of the old UIDs until step 4: a Dovecot that comes in between must see that it has to look.
+            let cur = self.core.mailbox().join(Dir::Cur.name());
+            let dir = std::fs::File::open(&cur).map_err(|e| fs::Error::new("open", &cur, e))?;
+            fs::set_mtime(&dir, &cur, std::time::SystemTime::now())?;
         }
         self.core.uidlist.write(lock, taken)?;
         for p in &mut placed {
