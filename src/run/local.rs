@@ -18,7 +18,10 @@ use crate::sync::{self, Channel, Options};
 pub(super) fn run(job: &Job, other: &Account, stop: &Stop) -> Report {
     let options = &job.options;
     match prepare(job, other, options) {
-        Ok(ready) => sync(ready, options, stop),
+        Ok(ready) => {
+            let options = Options { locks_first: ready.locks_first, ..options.clone() };
+            sync(ready, &options, stop)
+        }
         Err(e) => {
             tracing::error!("{e}");
             Report { outcome: Outcome::Failed(e.class()), state: None }
@@ -29,6 +32,7 @@ pub(super) fn run(job: &Job, other: &Account, stop: &Stop) -> Report {
 struct Ready {
     master: LocalStore,
     slave: LocalStore,
+    locks_first: Side,
     _lock: Option<LockFile>,
 }
 
@@ -51,8 +55,10 @@ fn prepare(job: &Job, other: &Account, options: &Options) -> mail::Result<Ready>
         );
         return Err(mail::Error::new(Class::Temporary, text));
     }
+    let is_lesser = (&ours.index_root, &ours.mail_root) < (&theirs.index_root, &theirs.mail_root);
+    let locks_first = if is_lesser { Side::Master } else { Side::Slave };
     let lock = options.lock_timeout.filter(|t| !t.is_zero()).map(|t| user_lock(&job.account.owner, t)).transpose()?;
-    Ok(Ready { master, slave, _lock: lock })
+    Ok(Ready { master, slave, locks_first, _lock: lock })
 }
 
 /// `~/.dovecot-sync.lock`, which keeps other runs with `-l` away from the user (sync.md 10.1).

@@ -155,7 +155,7 @@ impl Brain<'_> {
 
     fn mailbox(&mut self, pair: &Paired, unified: bool) -> Result<(), End> {
         let name = &pair.local;
-        let opened = self.open(pair);
+        let opened = self.open_in_turn(pair)?;
         let attributes = opened.is_ok().then(|| self.attributes(pair)).flatten();
         let said = match &opened {
             Ok((mailbox, guids)) => {
@@ -244,9 +244,30 @@ impl Brain<'_> {
         }
     }
 
-    fn open(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, facts::Guids)> {
+    /// Opens the own mailbox when it is this side's turn. Only the locks are taken one after the other.
+    fn open_in_turn(&mut self, pair: &Paired) -> Result<mail::Result<(Box<dyn Mailbox>, facts::Guids)>, End> {
+        let is_first = self.side == self.options.locks_first;
+        while !is_first {
+            match self.link.recv()? {
+                Message::Locked => break,
+                Message::Credit(_) => {}
+                other => return Err(unexpected(&other, "a lock")),
+            }
+        }
+        let locked = self.lock(pair);
+        if is_first {
+            self.link.send(Message::Locked)?;
+        }
+        Ok(locked.and_then(|mailbox| Self::look(mailbox, pair)))
+    }
+
+    fn lock(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
         let mut mailbox = self.store.open(&pair.local)?;
         mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK))?;
+        Ok(mailbox)
+    }
+
+    fn look(mut mailbox: Box<dyn Mailbox>, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, facts::Guids)> {
         mailbox.refresh()?;
         if mailbox.status().identity.guid != pair.guid {
             return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));

@@ -13,6 +13,8 @@ pub enum Message {
     Tree(Result<Arc<Tree>, Failure>),
     /// The sender's tree is as planned; or it is not, and the run ends.
     TreeDone(Result<(), Failure>),
+    /// The sender, whose turn it was, has locked the next mailbox or given it up: now the other side may lock its own.
+    Locked,
     /// The sender's side of the next mailbox; or it cannot be used.
     Offer(Result<Box<Offer>, Failure>),
     /// Attributes of the mailbox.
@@ -166,7 +168,7 @@ impl Channel {
 
 impl Link for Channel {
     fn send(&mut self, message: Message) -> Result<(), LinkError> {
-        // A side that has ended may have said why, and that has not been read yet: `recv` tells, and then that it is gone.
+        // A side that has ended has said why, and that is still to be read: `recv` tells.
         let _ = self.to.send(message);
         Ok(())
     }
@@ -183,6 +185,7 @@ impl Message {
         match self {
             Self::Tree(_) => "a mailbox tree",
             Self::TreeDone(_) => "the end of the tree sync",
+            Self::Locked => "a lock",
             Self::Offer(_) => "a mailbox",
             Self::Attributes(_) => "attributes",
             Self::Facts(_) => "a mailbox's mails",

@@ -123,6 +123,9 @@ pub struct Options {
     pub purge: bool,
     /// The user lock is taken, waiting this long (`-l`); also the time for mailbox locks.
     pub lock_timeout: Option<Duration>,
+    /// The side that locks a mailbox first, the same one in all runs between these two places: otherwise two runs that were
+    /// started from either end wait for each other.
+    pub locks_first: Side,
     /// A backup from a source without mails onto a destination that has some is wanted.
     pub allow_empty_source: bool,
     /// How many saved mails are committed together (`dsync_commit_msgs_interval`, but never fewer than it takes to be fast).
@@ -142,6 +145,7 @@ impl Default for Options {
             all_mailbox: None,
             purge: false,
             lock_timeout: None,
+            locks_first: Side::Master,
             allow_empty_source: false,
             commit_interval: 500,
         }

@@ -177,7 +177,6 @@ fn damage_is_named_and_only_its_mails_suffer() {
         ("file-orphan-msg", vec![]),
         ("file-partial-tail", vec![]),
         ("file-id-exists", vec![]),
-        ("log-partial-record", vec![]),
     ] {
         let scratch = Scratch::of(&format!("damaged/{name}"));
         let before = contents(&scratch.root());
@@ -203,6 +202,17 @@ fn a_lost_map_is_never_an_empty_one() {
     assert_eq!(e.class(), Class::Temporary);
     assert!(e.to_string().contains("dovecot.map.index") && e.to_string().contains("doveadm force-resync"), "{e}");
     assert!(before == contents(&scratch.root()), "the tree was changed");
+}
+
+#[test]
+fn half_a_transaction_at_the_end_of_the_map_is_cut_off() {
+    let scratch = Scratch::of("damaged/log-partial-record");
+    let log = scratch.root().join("storage/dovecot.map.index.log");
+    let before = std::fs::read(&log).expect("there");
+    let mut format = common::begin(&scratch.root(), &Settings::default()).expect("sound");
+    check(&scratch.root(), &mut format, &expected("mdbox-basic"));
+    let after = std::fs::read(&log).expect("there");
+    assert!(after.len() < before.len() && before.starts_with(&after));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod common;
 mod corpus;
+mod faults;
 mod judge;
 mod lab;
 mod live;
+mod together;

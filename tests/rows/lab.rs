@@ -304,7 +304,8 @@ fn subject(text: &str) -> String {
 
 impl Dump {
     pub fn subjects(&self, mailbox: &str) -> Vec<String> {
-        let mut all: Vec<_> = self.boxes.get(mailbox).into_iter().flat_map(|b| b.mails.values()).map(|m| subject(&m.text)).collect();
+        let mut all: Vec<_> =
+            self.boxes.get(mailbox).into_iter().flat_map(|b| b.mails.values()).map(|m| subject(&m.text)).collect();
         all.sort();
         all
     }
@@ -344,9 +345,8 @@ impl Dump {
             }
             let uids: std::collections::BTreeSet<_> = a.mails.keys().chain(b.mails.keys()).collect();
             for uid in uids.into_iter().filter(|u| a.mails.get(u) != b.mails.get(u)) {
-                let of = |s: &Seen| {
-                    s.mails.get(uid).map(|m| format!("{} {} {:?} {}", subject(&m.text), m.guid, m.flags, m.received))
-                };
+                let of =
+                    |s: &Seen| s.mails.get(uid).map(|m| format!("{} {} {:?} {}", subject(&m.text), m.guid, m.flags, m.received));
                 let _ = writeln!(out, "{name} {uid}: {:?} / {:?}", of(a), of(b));
             }
         }

@@ -35,8 +35,14 @@ fn l2_a_folder_made_on_both_sides_is_merged_in_the_first_run() {
     if !have_dovecot() {
         return;
     }
-    let pairs =
-        [("maildir", "mdbox"), ("maildir", "sdbox"), ("mdbox", "maildir"), ("sdbox", "sdbox"), ("mdbox", "mdbox"), ("maildir", "maildir")];
+    let pairs = [
+        ("maildir", "mdbox"),
+        ("maildir", "sdbox"),
+        ("mdbox", "maildir"),
+        ("sdbox", "sdbox"),
+        ("mdbox", "mdbox"),
+        ("maildir", "maildir"),
+    ];
     for (left, right) in pairs {
         let lab = Lab::new();
         let (a, b) = (lab.side("a", left), lab.side("b", right));
@@ -252,10 +258,16 @@ fn l10_mail_in_the_alternative_storage_stays_in_the_alternative_storage() {
         a.doveadm(&["purge"]);
         a.dsync(&["backup"], &b).exits(0);
         assert_same(&a, &b);
-        let files = |s: &Side, dir: &str| s.files().into_iter().filter(|(p, f)| {
-            let name = p.file_name().expect("a name").to_string_lossy().into_owned();
-            p.starts_with(s.dir.join(dir)) && (name.starts_with("m.") || name.starts_with("u.")) && !f.2.is_empty()
-        }).map(|(_, f)| String::from_utf8_lossy(&f.2).matches("Subject: ").count()).sum::<usize>();
+        let files = |s: &Side, dir: &str| {
+            s.files()
+                .into_iter()
+                .filter(|(p, f)| {
+                    let name = p.file_name().expect("a name").to_string_lossy().into_owned();
+                    p.starts_with(s.dir.join(dir)) && (name.starts_with("m.") || name.starts_with("u.")) && !f.2.is_empty()
+                })
+                .map(|(_, f)| String::from_utf8_lossy(&f.2).matches("Subject: ").count())
+                .sum::<usize>()
+        };
         assert_eq!((files(&a, "mail"), files(&a, "alt")), (2, 2), "the lab's own {driver}");
         assert_eq!((files(&b, "mail"), files(&b, "alt")), (2, 2), "{driver}");
         assert_settled(&a, &["backup"], &b);

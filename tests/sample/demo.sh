@@ -9,10 +9,17 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/dsync-demo.XXXXXX")
 cp -R tests/sample/Maildir "$work/Maildir"
 find "$work/Maildir" -name .keep -delete
 cd "$work"
+# Root never works on mail: it becomes the user whose mail it is, and has to be told whom.
+as_user=
+if [ "$(id -u)" = 0 ]; then
+    chown -R 65534:65534 "$work"
+    as_user="-o mail_uid=65534 -o mail_gid=65534"
+fi
 
 run() {
     echo "\$ dsync $*"
-    HOME=$work USER=jane "$dsync" -O "$@"
+    # shellcheck disable=SC2086
+    HOME=$work USER=jane "$dsync" -O $as_user "$@"
 }
 
 run -o mail_location=maildir:~/Maildir backup mdbox:~/mdbox

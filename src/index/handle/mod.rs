@@ -112,7 +112,9 @@ impl Index {
     /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
     pub fn open(files: Files, options: Options) -> Result<Self> {
         let loaded = load::load(&files)?;
-        let index = Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        let mut index =
+            Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        index.wait_for_first_record()?;
         if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
             return Err(Error::Deleted(index.files.dir().to_owned()));
         }
@@ -184,7 +186,20 @@ impl Index {
         self.head = loaded.head;
         self.snapshot = loaded.snapshot;
         self.stale = false;
-        Ok(())
+        self.wait_for_first_record()
+    }
+
+    /// Who begins a history anew (Dovecot's rebuild) puts an empty log in place of the old one, locked, and writes the first
+    /// records then (traced). In between the mailbox is not empty: it has no state.
+    fn wait_for_first_record(&mut self) -> Result<()> {
+        let (h, at) = (self.head.header, self.state.position());
+        if h.prev_seq != 0 || (at.seq, at.offset) != (h.file_seq, u32::from(h.size)) || !self.head.writable {
+            return Ok(());
+        }
+        let deadline = Deadline::after(self.options.settings.lock_timeout);
+        drop(Lock::acquire(&self.head.file, &self.head.path, &self.options.lock(), deadline)?);
+        self.head.seen = None;
+        self.follow()
     }
 
     /// Replays what was appended to the head.
@@ -255,8 +270,9 @@ impl Index {
             if is_still(&self.head.path, &self.head.file).map_err(|e| Error::read(&self.head.path, e))? {
                 self.head.seen = None;
                 if self.stale {
+                    // The file is opened anew, and the lock was taken on the old descriptor.
+                    drop(lock);
                     self.reload()?;
-                    // The descriptor that the lock was taken on is closed now.
                     continue;
                 }
                 self.follow()?;

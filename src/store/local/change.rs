@@ -51,9 +51,15 @@ impl LocalStore {
         list.make_roots()?;
         if list.location.layout.is_flat() {
             // There is nothing between a mailbox and no mailbox (sync.md 4.7).
+            if self.exists(&target)? {
+                return Ok(());
+            }
             let place = self.place(&target)?;
             let uidvalidity = crate::store::list::uidvalidity::next(&place.control_root, &place.modes)?;
-            return self.create_mailbox(name, MailboxGuid::generate(), uidvalidity);
+            return match self.create_mailbox(name, MailboxGuid::generate(), uidvalidity) {
+                Err(e) if e.class() == Class::Exists => Ok(()),
+                other => other,
+            };
         }
         let _lock = list.lock()?;
         if list.location.layout == Layout::Index {

@@ -2,14 +2,15 @@
 //!
 //! All changes of references happen under the map's lock, together with those of the mailboxes. With the lock held the
 //! state is frozen: every reference in every mailbox is counted, and counts that differ are set, in one write with the tail.
-//! A kill before that write leaves everything as it was.
+//! A kill before that write leaves everything as it was, except that half-written transactions at the end of logs are cut
+//! off.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::map::CURE;
 use super::plan::{Counts, corrections};
-use super::storage::{Storage, index_files, index_options};
+use super::storage::{Storage, cut_off_rest, index_files, index_options};
 use super::view;
 use crate::index::{self, Index, Options};
 use crate::mail::{Class, Error, Result};
@@ -26,6 +27,7 @@ pub(super) fn begin(storage: &mut Storage, all: &[Place]) -> Result<()> {
     if !storage.refresh_map()? {
         return refuse_lost_map(storage, all);
     }
+    storage.map.cut_off_rest()?;
     if !storage.map.is_behind() {
         return Ok(());
     }
@@ -99,11 +101,12 @@ fn count(settings: &Settings, root: &Path, all: &[Place], map_uid_validity: u32)
 }
 
 fn count_one(files: index::Files, options: Options, map_uid_validity: u32, counts: &mut Counts) -> Result<()> {
-    let index = match Index::open(files, options) {
+    let mut index = match Index::open(files, options) {
         Ok(index) => index,
         Err(e) if e.is_missing() => return Ok(()),
         Err(e) => return Err(e.into()),
     };
+    cut_off_rest(&mut index)?;
     let state = index.state();
     // Another format's mailbox, or one of another storage's.
     let Some(header) = state.ext(IndexHeader::MDBOX).and_then(|ext| IndexHeader::parse(state.ext_header(ext))) else {

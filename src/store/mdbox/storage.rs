@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::files::{Files, Location, OpenError};
 use super::map::Map;
 use super::plan::Listed;
-use crate::index::{self, Options};
+use crate::index::{self, Index, Options};
 use crate::mail::{Error, Guid128, Result};
 use crate::os::fs::{self, Modes};
 use crate::store::Settings;
@@ -141,4 +141,20 @@ pub(super) fn index_files(place: &Place) -> index::Files {
 pub(super) fn bad_index(place: &Place, e: impl std::fmt::Display) -> Error {
     let text = format!("{}: {e}; {}", index_files(place).log().display(), super::map::CURE);
     Error::new(crate::mail::Class::Temporary, text)
+}
+
+/// The rest of an interrupted write at the end of a log goes: the next Dovecot that locks the log would give the whole of
+/// it up because of that (index.md 6.3). Whoever is just writing is waited for.
+pub(super) fn cut_off_rest(index: &mut Index) -> Result<()> {
+    let path = index.files().log();
+    let len = std::fs::metadata(&path).map_err(|e| fs::Error::new("stat", &path, e))?.len();
+    if len > u64::from(index.state().position().offset) {
+        match index.lock() {
+            Ok(locked) => drop(locked),
+            // Then it is not for us to mend.
+            Err(index::Error::Io(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }

@@ -19,17 +19,21 @@ use super::merge::{Keep, Merge};
 use super::model::{Layout, Model};
 use super::{Peer, Side, TreeOptions, execute, plan};
 
+/// A list from a packed file.
+pub(super) fn fixture(packed: &[u8]) -> Vec<Value> {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut text).expect("the fixture is gzip");
+    let Ok(Value::Array(all)) = serde_json::from_str(&text) else { panic!("the fixture is a list") };
+    all
+}
+
 pub(super) type Names = BTreeMap<String, Option<String>>;
 
 pub(super) struct Vector(pub Value);
 
 impl Vector {
     pub fn all() -> Vec<Self> {
-        let packed = include_bytes!("../../../tests/fixtures/sync/tree-vectors.json.gz");
-        let mut text = String::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut text).expect("the fixture is gzip");
-        let Ok(Value::Array(all)) = serde_json::from_str(&text) else { panic!("the fixture is a list") };
-        all.into_iter().map(Self).collect()
+        fixture(include_bytes!("../../../tests/fixtures/sync/tree-vectors.json.gz")).into_iter().map(Self).collect()
     }
 
     pub fn keep(&self, side: &str) -> Keep {
@@ -51,12 +55,16 @@ impl Vector {
     }
 }
 
-fn guid(v: &Value) -> Option<MailboxGuid> {
+pub(super) fn guid(v: &Value) -> Option<MailboxGuid> {
     let bytes = hex::decode(v.as_str()?).ok()?;
     MailboxGuid::new(bytes.try_into().ok()?)
 }
 
+/// A name, or its levels.
 fn levels(v: &Value) -> Vec<String> {
+    if let Value::Array(levels) = v {
+        return levels.iter().map(|l| l.as_str().expect("a level").to_owned()).collect();
+    }
     v.as_str().expect("a name").split('/').map(str::to_owned).collect()
 }
 
@@ -116,13 +124,13 @@ pub(super) fn merged(v: &Vector, side: &str) -> Merge {
 }
 
 /// A side as its store tells it.
-fn store_tree(v: &Value) -> Tree {
+pub(super) fn store_tree(v: &Value) -> Tree {
     let row = |row: &Value| {
         let number = |i: usize| u32::try_from(row[i].as_u64().expect("number")).expect("32 bits");
         let identity = guid(&row[2]).map(|guid| Identity {
             guid,
             uidvalidity: UidValidity::new(number(3)).expect("set"),
-            uid_next: Uid::new(number(4)).expect("set"),
+            uid_next: Uid::new(number(4).max(1)).expect("set"),
         });
         Node {
             name: MailboxName::new(levels(&row[0])).expect("a name"),

@@ -199,8 +199,11 @@ fn directories() {
     assert_eq!(store.delete_dir(&name("nope"), Timestamp(1)).expect_err("missing").class(), Class::NotFound);
     let lab = Lab::new();
     let mut flat = lab.store("maildir:~/M");
-    flat.create_dir(&name("a/b")).expect("nothing to do");
-    assert_eq!(shown(&scan(&mut flat)), [""; 0]);
+    flat.create_dir(&name("a/b")).expect("makes a mailbox");
+    flat.create_dir(&name("a/b")).expect("is there");
+    let tree = scan(&mut flat);
+    assert_eq!(tree.nodes.len(), 1);
+    assert!(tree.nodes[0].identity.is_some(), "a flat layout has no pure directories");
 }
 
 #[test]

@@ -1,0 +1,6 @@
+//! The whole program beside a real Dovecot, as an administrator uses it.
+
+mod bad_input;
+mod company;
+mod conversion;
+mod lab;
