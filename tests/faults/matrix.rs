@@ -148,8 +148,9 @@ impl Base {
             eprintln!("{spoilt:?}");
             let _ = std::process::Command::new("find").arg(self.lab.path()).arg("-name").arg("*.lock").arg("-ls").status();
         }
-        for side in [&x, &y] {
-            time_passes(side);
+        if matches!(kind, "kill" | "short") {
+            time_passes(&x);
+            time_passes(&y);
         }
         // Half of the times Dovecot is the next to open the mail, else it sees a copy and we are the next.
         let seen = if n % 2 == 0 { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
@@ -194,11 +195,9 @@ fn time_passes(side: &Side) {
             file.set_modified(then).expect("its time");
         }
     };
-    for path in side.files().into_keys().filter(|p| p.extension().is_some_and(|e| e == "lock")) {
+    for path in side.files().into_keys().filter(|p| p.ends_with("dovecot-uidlist.lock") || p.extension().is_some_and(|e| e == "newlock")) {
         past(&path);
-        if std::fs::metadata(&path).is_ok_and(|m| m.len() == 0) {
-            past(&path.with_extension(""));
-        }
+        past(&path.with_extension(""));
     }
 }
 

@@ -404,6 +404,13 @@ impl Imap {
     /// A command's answer: lines, a literal being part of its line.
     #[track_caller]
     pub fn ok(&mut self, command: &str) -> Vec<String> {
+        let (result, all) = self.any(command);
+        assert!(result.starts_with("OK"), "{command}: {result}");
+        all
+    }
+
+    #[track_caller]
+    fn any(&mut self, command: &str) -> (String, Vec<String>) {
         self.count += 1;
         let tag = format!("t{} ", self.count);
         self.to.write_all(format!("{tag}{command}\r\n").as_bytes()).expect("imap reads");
@@ -411,8 +418,7 @@ impl Imap {
         loop {
             let line = self.line().unwrap_or_else(|| panic!("imap died: {command}: {all:?}"));
             if let Some(result) = line.strip_prefix(&tag) {
-                assert!(result.starts_with("OK"), "{command}: {result}");
-                return all;
+                return (result.to_owned(), all);
             }
             all.push(line);
         }
@@ -458,9 +464,13 @@ impl Imap {
             }
             let Some(name) = name(&line) else { continue };
             let quoted = name.replace('\\', "\\\\").replace('"', "\\\"");
-            // A name of the list may have gone away (a list index that is behind); Dovecot mends that when it is looked at.
             let mut seen = Seen::default();
-            let status = self.ok(&format!("STATUS \"{quoted}\" (UIDVALIDITY UIDNEXT HIGHESTMODSEQ X-GUID)"));
+            let (result, status) = self.any(&format!("STATUS \"{quoted}\" (UIDVALIDITY UIDNEXT HIGHESTMODSEQ X-GUID)"));
+            if result.starts_with("NO") && result.contains("deleted under us") {
+                // A deletion that did not come to its end; Dovecot ends it, or we do.
+                continue;
+            }
+            assert!(result.starts_with("OK"), "STATUS {name}: {result}");
             let status = status.iter().rev().find(|l| l.starts_with("* STATUS")).expect("a status");
             let words: Vec<&str> = status.rsplit_once('(').expect("a list").1.trim_end_matches(')').split(' ').collect();
             for pair in words.chunks(2) {
