@@ -153,7 +153,7 @@ impl Base {
             time_passes(&y);
         }
         // Half of the times Dovecot is the next to open the mail, else it sees a copy and we are the next.
-        let seen = if n % 2 == 0 { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
+        let seen = if n.is_multiple_of(2) { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
         let now = [seen.0.dump(), seen.1.dump()];
         assert_eq!(self.lab.log(), "", "Dovecot complained after the spoilt run");
         self.nothing_is_lost(&now);
@@ -195,7 +195,9 @@ fn time_passes(side: &Side) {
             file.set_modified(then).expect("its time");
         }
     };
-    for path in side.files().into_keys().filter(|p| p.ends_with("dovecot-uidlist.lock") || p.extension().is_some_and(|e| e == "newlock")) {
+    for path in
+        side.files().into_keys().filter(|p| p.ends_with("dovecot-uidlist.lock") || p.extension().is_some_and(|e| e == "newlock"))
+    {
         past(&path);
         past(&path.with_extension(""));
     }
