@@ -184,6 +184,15 @@ impl Side {
         all
     }
 
+    /// The same mail at another place.
+    pub fn copy(&self, name: &str) -> Self {
+        let to = self.lab.join(name);
+        let _ = std::fs::remove_dir_all(&to);
+        let ok = Command::new("cp").arg("-a").arg(&self.dir).arg(&to).status().expect("cp runs").success();
+        assert!(ok, "cp");
+        Self { dir: to, ..self.clone() }
+    }
+
     pub fn try_doveadm(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = Command::new("doveadm")
             .args(self.settings())
@@ -299,6 +308,15 @@ impl Dump {
             self.boxes.get(mailbox).into_iter().flat_map(|b| b.mails.values()).map(|m| subject(&m.text)).collect();
         all.sort();
         all
+    }
+
+    /// Subjects of everything, each with how often.
+    pub fn all_subjects(&self) -> BTreeMap<String, usize> {
+        let mut out = BTreeMap::new();
+        for m in self.boxes.values().flat_map(|b| b.mails.values()) {
+            *out.entry(subject(&m.text)).or_default() += 1;
+        }
+        out
     }
 
     /// Without what a side has for itself.
@@ -428,6 +446,12 @@ impl Imap {
             whole.extend_from_slice(&literal);
             whole.push(b'\n');
         }
+    }
+
+    #[track_caller]
+    pub fn append(&mut self, mailbox: &str, flags: &str, subject: &str) {
+        let text = mail(subject).replace('\n', "\r\n");
+        self.ok(&format!("APPEND \"{mailbox}\" ({flags}) {{{}+}}\r\n{text}", text.len()));
     }
 
     #[track_caller]
