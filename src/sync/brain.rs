@@ -225,8 +225,13 @@ impl Brain<'_> {
             Ok(()) => Ok(()),
             Err(RoundError::End(e)) => Err(End::Own(e)),
             Err(RoundError::Own(e)) => {
-                tracing::error!("Mailbox {name}: {e}");
-                self.report.fail(e.class());
+                if e.class() == Class::Expunged {
+                    // Somebody was at work here; the next run sees to it.
+                    self.report.desync(format!("Mailbox {name}: {e}"));
+                } else {
+                    tracing::error!("Mailbox {name}: {e}");
+                    self.report.fail(e.class());
+                }
                 let failure = Failure::from(&e);
                 if sent_done {
                     // The round was over for the other side; it will wait for the next mailbox.
