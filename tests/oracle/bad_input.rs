@@ -299,6 +299,11 @@ fn an_unreadable_mail_is_left_out() {
         ("gone", "sdbox", gone),
         ("gone", "mdbox", gone),
     ];
+    let assert_same_but_saved = |a: &Side, b: &Side| {
+        let (a, b) = (a.dump().without_saved(), b.dump().without_saved());
+        assert_equal(&a, &b);
+        a
+    };
     for (what, driver, harm) in cases {
         let case = format!("{what} in {driver}");
         let lab = Lab::new();
@@ -326,7 +331,10 @@ fn an_unreadable_mail_is_left_out() {
             chown(&path, Some(UID), Some(UID)).expect("chown");
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
             lab.dsync(&a, &b, &["sync"]).fine();
-            assert_equal(&good.clone().without_saved(), &assert_same(&a, &b).without_saved());
+            // It comes after the others there, so it gets a new UID.
+            let (now, mut texts) = (assert_same_but_saved(&a, &b), good.texts());
+            texts.swap(1, 2);
+            assert_eq!(now.texts(), texts, "{case}");
             lab.silent();
         }
     }

@@ -250,7 +250,10 @@ impl Side {
     /// Everything that Dovecot sees.
     #[track_caller]
     pub fn dump(&self) -> Dump {
-        let status = self.doveadm(&["-f", "json", "mailbox", "status", "guid uidvalidity uidnext", "*"]);
+        // Without Dovecot's cache: of two Maildirs that were made in one second and then swap their names it tells the
+        // wrong one's GUID.
+        let uncached = ["-o", "mailbox_list_index=no", "-f", "json"];
+        let status = self.doveadm(&[&uncached[..], &["mailbox", "status", "guid uidvalidity uidnext", "*"]].concat());
         let status: serde_json::Value = serde_json::from_str(&status).expect("json");
         let mut boxes = BTreeMap::new();
         for b in status.as_array().expect("a list") {

@@ -4,3 +4,4 @@ mod bad_input;
 mod company;
 mod conversion;
 mod lab;
+mod scenarios;

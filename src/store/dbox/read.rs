@@ -24,7 +24,7 @@ pub struct DboxFile {
     file: Arc<File>,
     path: PathBuf,
     header: FileHeader,
-    /// The first bytes of the file. Bytes behind them are read when they are needed: an `m.N` may have grown meanwhile.
+    /// The first bytes of a file that never changes. Bytes behind them are read when they are needed.
     window: Vec<u8>,
 }
 
@@ -77,6 +77,13 @@ impl DboxFile {
         window.truncate(n);
         let header = FileHeader::parse(&window).map_err(|damage| Error::Damaged { path: path.to_owned(), offset: 0, damage })?;
         Ok(Self { file, path: path.to_owned(), header, window })
+    }
+
+    /// The same file, of which nothing that was read is remembered: others append to it. What was read while they did is a
+    /// half-written message, or one that was taken back.
+    #[must_use]
+    pub fn that_grows(self) -> Self {
+        Self { window: Vec::new(), ..self }
     }
 
     /// Its first line.

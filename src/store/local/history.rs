@@ -11,6 +11,14 @@ impl LocalStore {
     /// Replays the logs of all namespaces that take part. A namespace's subscriptions may be logged by another one.
     pub(super) fn replay_history(&self, draft: &mut Draft) -> Result<Vec<Deletion>> {
         let separator = self.rules().separator;
+        // Names between the mailboxes are nodes too: a Maildir's rename of a parent is logged under a name that nothing has.
+        for name in draft.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>() {
+            let mut above = name.parent();
+            while let Some(parent) = above {
+                draft.node(&parent);
+                above = parent.parent();
+            }
+        }
         let by_hash: HashMap<NameHash, usize> =
             draft.nodes.iter().enumerate().map(|(at, n)| (NameHash::of(&n.name.join(separator)), at)).collect();
         let present: HashSet<_> = draft.nodes.iter().filter_map(|n| n.identity.map(|i| i.guid)).collect();

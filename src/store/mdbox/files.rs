@@ -81,7 +81,7 @@ impl Files {
         for path in self.paths(id) {
             match DboxFile::open(&path) {
                 Ok(file) => {
-                    let file = Arc::new(file);
+                    let file = Arc::new(file.that_grows());
                     self.open.truncate(OPEN_FILES - 1);
                     self.open.push_front((id, Arc::clone(&file)));
                     return Ok(file);
