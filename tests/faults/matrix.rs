@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::lab::{Dump, Lab, Run, Side, assert_same, assert_settled, have_dovecot, run};
 
@@ -146,12 +148,10 @@ impl Base {
         judge_end(&spoilt, kind);
         if std::env::var_os("FAULT_SHOW").is_some() {
             eprintln!("{spoilt:?}");
-            let _ = std::process::Command::new("find").arg(self.lab.path()).arg("-name").arg("*.lock").arg("-ls").status();
+            let _ = std::process::Command::new("find").arg(self.lab.path()).arg("-name").arg("*lock*").arg("-ls").status();
         }
-        if matches!(kind, "kill" | "short") {
-            time_passes(&x);
-            time_passes(&y);
-        }
+        time_passes(&x);
+        time_passes(&y);
         // Half of the times Dovecot is the next to open the mail, else it sees a copy and we are the next.
         let seen = if n % 2 == 0 { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
         let now = [seen.0.dump(), seen.1.dump()];
@@ -186,18 +186,22 @@ impl Base {
     }
 }
 
-/// Lock files of a process that was killed are taken for what they are after two seconds, or two minutes where it did not
-/// even come to write its name into them. Nobody waits here.
+/// Dotlocks of a process that is gone are taken for what they are after two seconds; after two minutes where it did not come
+/// to write its whole name into them, or where they become the new file. Nobody waits for that here.
 fn time_passes(side: &Side) {
-    let past = |file: &std::path::Path| {
-        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(600);
-        if let Ok(file) = std::fs::File::options().write(true).open(file) {
-            file.set_modified(then).expect("its time");
-        }
+    let host = nix::unistd::gethostname().expect("a name");
+    let is_dotlock = |p: &Path| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name == "dovecot-uidlist.lock" || name == "subscriptions.lock" || name.ends_with(".newlock")
     };
-    for path in side.files().into_keys().filter(|p| p.ends_with("dovecot-uidlist.lock") || p.extension().is_some_and(|e| e == "newlock")) {
-        past(&path);
-        past(&path.with_extension(""));
+    for (path, (_, _, bytes)) in side.files().into_iter().filter(|(p, _)| is_dotlock(p)) {
+        let holder = bytes.split(|b| *b == b':').collect::<Vec<_>>();
+        if holder.get(1).is_some_and(|h| *h == host.as_encoded_bytes()) {
+            let then = SystemTime::now() - Duration::from_secs(10);
+            std::fs::File::options().write(true).open(&path).expect("the lock").set_modified(then).expect("its time");
+        } else {
+            std::fs::remove_file(&path).expect("the lock");
+        }
     }
 }
 
@@ -243,6 +247,9 @@ fn matrix(work: Work, from: &str, to: &str, kinds: &[&str], spread: Option<usize
     let mut failed = Vec::new();
     for &(n, kind) in &cases {
         let begun = std::time::Instant::now();
+        if std::env::var_os("FAULT_SHOW").is_some() {
+            eprintln!("-- {n}:{kind}");
+        }
         if let Err(e) = catch_unwind(AssertUnwindSafe(|| base.case(n, kind))) {
             let text = e.downcast_ref::<String>().cloned().or_else(|| e.downcast_ref::<&str>().map(|s| (*s).to_owned()));
             failed.push(format!("{n}:{kind}: {}", text.unwrap_or_default()));
