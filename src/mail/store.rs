@@ -536,8 +536,8 @@ pub trait Mailbox {
     /// As [`Mailbox::stage`].
     fn stage_copy(&mut self, mail: NewMail, from: Uid, original: Original) -> std::result::Result<(), SaveError>;
 
-    /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order.
-    /// Does not change the view.
+    /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order, without
+    /// those that were to get another UID and have vanished. Does not change the view.
     ///
     /// # Errors
     /// Nothing became visible, or what did is complete.

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::facts::{self, BadMail};
-use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
+use super::merge::{self, Context, Facts, Item, Merged, Missing, NewGuids, Outcome};
 use super::message::{Failure, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
@@ -221,31 +221,59 @@ impl<L: Link> Round<'_, L> {
             },
         };
         if let Mode::Backup(s) = self.options.mode {
-            return Ok(merge::backup(master, slave, s == Source::Master));
+            let (source, dest) = if s == Source::Master { (master, slave) } else { (slave, master) };
+            let doubtful = merge::once_held_back(source, dest);
+            let unreadable = if doubtful.is_empty() { HashSet::new() } else { self.still_unreadable(&doubtful)? };
+            return Ok(merge::backup(master, slave, s == Source::Master, &unreadable));
         }
         let common = merge::find_common(master, slave, &context);
         let new = if self.side == Side::Master { &common.new_master } else { &common.new_slave };
         let mut guids = NewGuids::with_capacity(new.len());
         for &i in new {
             let uid = own.items[i].uid;
-            guids.push(match self.mailbox.guid(uid) {
-                Ok(guid) => Some(guid),
-                Err(error) => {
-                    self.bad(uid, error);
-                    None
-                }
-            });
+            // A mail that could not be read in an earlier run would have to make room for those that came after it. It does so
+            // only when it can be read now.
+            let was_held = !own.items[i].filtered && peer.never_had(uid);
+            guids.push(self.guid_if_readable(uid, was_held));
         }
-        self.link.send(Message::Guids(guids.clone()))?;
-        let theirs = match self.recv_fact()? {
-            Message::Guids(g) => g,
-            other => return Err(unexpected(&other, "GUIDs")),
-        };
+        let theirs = self.exchange_guids(guids.clone())?;
         let guids = if self.side == Side::Master { (&guids, &theirs) } else { (&theirs, &guids) };
         Ok(match self.options.mode {
             Mode::OneWay(s) => merge::one_way(master, slave, &common, guids, s == Source::Master),
             _ => merge::two_way(master, slave, &common, guids),
         })
+    }
+
+    fn exchange_guids(&mut self, own: NewGuids) -> Result<NewGuids> {
+        self.link.send(Message::Guids(own))?;
+        match self.recv_fact()? {
+            Message::Guids(g) => Ok(g),
+            other => Err(unexpected(&other, "GUIDs")),
+        }
+    }
+
+    /// The GUID of a mail; none if that, or the text where it is asked for too, cannot be read.
+    fn guid_if_readable(&mut self, uid: Uid, text_too: bool) -> Option<mail::MailGuid> {
+        let guid = self.mailbox.guid(uid).and_then(|guid| {
+            if text_too {
+                self.mailbox.body(uid)?;
+            }
+            Ok(guid)
+        });
+        guid.map_err(|e| self.bad(uid, e)).ok()
+    }
+
+    /// Which of these mails of a backup's source cannot be read now either. Both sides ask it of the same mails.
+    fn still_unreadable(&mut self, doubtful: &[Uid]) -> Result<HashSet<Uid>> {
+        let own = if self.is_source() {
+            doubtful.iter().map(|&uid| self.guid_if_readable(uid, true)).collect()
+        } else {
+            NewGuids::new()
+        };
+        let theirs = self.exchange_guids(own.clone())?;
+        let guids = if self.is_source() { own } else { theirs };
+        let missing = |n: usize| guids.get(n).is_none_or(Option::is_none);
+        Ok(doubtful.iter().enumerate().filter(|(n, _)| missing(*n)).map(|(_, &uid)| uid).collect())
     }
 
     fn bad(&mut self, uid: Uid, error: mail::Error) {
@@ -290,13 +318,14 @@ impl<L: Link> Round<'_, L> {
         if !receives {
             return Ok(false);
         }
+        let held = self.held_back(own, peer, outcome, &import);
         if outcome.rebuild {
             self.rebuild(own, peer, outcome, &import)?;
+            self.mailbox.hold_back(&held)?;
             return Ok(false);
         }
         self.edit(own, outcome)?;
         let complete = self.options.filter.is_empty() || self.options.mode != Mode::TwoWay;
-        let held = self.held_back(own, outcome, &import);
         self.mailbox.hold_back(&held)?;
         self.mailbox.raise(&Floors {
             uid_next: complete.then_some(outcome.uid_next),
@@ -306,16 +335,18 @@ impl<L: Link> Round<'_, L> {
         Ok(import.surprised)
     }
 
-    /// UIDs that the own side does not have although the other side does, for no fault of its users.
-    fn held_back(&self, own: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
-        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| self.own(m).is_some()).map(|m| m.uid).collect();
-        let mut uids: Vec<Uid> = outcome
-            .mails
-            .iter()
-            .filter(|m| !m.copied && self.own(m).is_none() || import.unreadable.contains(&m.uid))
-            .map(|m| m.uid)
-            .filter(|u| !here.contains(u))
-            .collect();
+    /// UIDs that the own side does not have although the other side does, for no fault of its users. Without this memory a
+    /// later two-way run would take these mails for expunged.
+    fn held_back(&self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
+        let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
+        let two_way = self.options.mode == Mode::TwoWay;
+        let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
+        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
+        let of_mails = outcome.mails.iter().filter(|m| self.own(m).is_none()).filter(failed).map(|m| m.uid);
+        // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
+        let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
+        let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
+        let mut uids: Vec<Uid> = of_mails.chain(of_source).filter(|u| !here.contains(u)).collect();
         uids.sort_unstable();
         uids.dedup();
         let mut ranges: Vec<(Uid, Uid)> = Vec::new();
@@ -325,7 +356,7 @@ impl<L: Link> Round<'_, L> {
                 _ => ranges.push((uid, uid)),
             }
         }
-        if self.options.mode == Mode::TwoWay { ranges } else { own.held_back.clone() }
+        ranges
     }
 
     fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, outcome: &Outcome) -> Result<()> {
@@ -459,7 +490,7 @@ impl<L: Link> Round<'_, L> {
             return Ok(());
         }
         let saved = self.mailbox.commit()?;
-        import.surprised |= saved.iter().any(|s| s.wanted != s.got);
+        import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
         let moved = import.moving.len();
         import.moved.extend(import.moving.drain(..));
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

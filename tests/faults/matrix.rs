@@ -60,7 +60,7 @@ impl Base {
         {
             let mut imap = a.imap();
             for n in 1..=6 {
-                imap.append("INBOX", if n % 2 == 0 { "\\Seen kw1" } else { "" }, &format!("m{n}"));
+                imap.append("INBOX", if n.is_multiple_of(2) { "\\Seen kw1" } else { "" }, &format!("m{n}"));
             }
             for name in ["Work", "Old", "Ren"] {
                 imap.ok(&format!("CREATE {name}"));
@@ -162,7 +162,7 @@ impl Base {
         let torn = kind == "short" && steps.get(n - 1).is_some_and(|s| s.contains(" write ") && s.ends_with(".log"));
         if !torn {
             // Half of the times Dovecot is the next to open the mail, else it sees a copy and we are the next.
-            let seen = if n % 2 == 0 { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
+            let seen = if n.is_multiple_of(2) { (x.clone(), y.clone()) } else { (x.copy("seen-x"), y.copy("seen-y")) };
             let now = [seen.0.dump(), seen.1.dump()];
             assert_eq!(self.lab.log(), "", "Dovecot complained after the spoilt run");
             self.nothing_is_lost(&now);

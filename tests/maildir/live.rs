@@ -105,6 +105,12 @@ fn what_we_save_is_what_dovecot_sees() {
     assert_eq!(seen.mail(9).guid, "late/comer");
     assert_eq!(std::fs::read_dir(lab.inbox().join("tmp")).expect("there").count(), 0);
     assert!(!lab.inbox().join("dovecot-uidlist.lock").exists());
+
+    // A program that knows Maildir and nothing of Dovecot finds the same mails.
+    let mut foreign: Vec<_> =
+        maildir::Maildir::from(lab.inbox()).list_cur().map(|e| e.expect("an entry").flags().to_owned()).collect();
+    foreign.sort();
+    assert_eq!(foreign, ["", "", "", "", "FSab"]);
 }
 
 #[test]

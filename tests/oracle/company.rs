@@ -229,7 +229,11 @@ fn crowd(first: &'static str, second: &'static str) {
         ran
     });
     eprintln!("LOG {first} {second} {}: {}", lab.path().display(), lab.log());
-    for r in &ran { if !r.stderr.is_empty() { eprintln!("RAN {} {}", r.code, r.stderr); } }
+    for r in &ran {
+        if !r.stderr.is_empty() {
+            eprintln!("RAN {} {}", r.code, r.stderr);
+        }
+    }
     let codes: Vec<i32> = ran.iter().map(|r| r.code).collect();
     let odd: Vec<&Ran> = ran.iter().filter(|r| r.code != 0 && r.code != 2 || r.stderr.contains("Error")).collect();
     lab.dsync(&a, &b, &["sync"]).fine();

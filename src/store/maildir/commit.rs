@@ -2,13 +2,14 @@
 //!
 //! The texts lie in `tmp/`, synced. Then, under the uidlist lock, a kill after a step leaves:
 //!   1 `dovecot-keywords` with new letters        entries without use
-//!   2 `dovecot-uidlist` with all new lines       lines without files, which Dovecot ignores and drops later; their UIDs are used up
-//!   3 texts renamed into `cur/`, directory synced   the mails, with UID, GUID, flags, dates, UIDLs; their modseqs are new
-//!   4 index cache and transactions (append, keywords, modseqs, saved dates)   all of it
+//!   2 the new UIDs among those held back          the next run does not take a mail that did not come for an expunged one
+//!   3 `dovecot-uidlist` with all new lines       lines without files, which Dovecot ignores and drops later; their UIDs are used up
+//!   4 texts renamed into `cur/`, directory synced   the mails, with UID, GUID, flags, dates, UIDLs; their modseqs are new
+//!   5 index cache and transactions (append, keywords, modseqs, saved dates)   all of it; the end of the run says what was held back
 //!
-//! A mail that only changes its UID keeps its file: step 2 rewrites the uidlist, which gives the file its new UID and takes
+//! A mail that only changes its UID keeps its file: step 3 rewrites the uidlist, which gives the file its new UID and takes
 //! the old one away in one rename; before it the mail has its old UID, after it the new one. Its name and date follow in
-//! step 3, and step 4 expunges the old UID in the transaction that appends the new one.
+//! step 4, and step 5 expunges the old UID in the transaction that appends the new one.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -58,15 +59,15 @@ impl Placed {
 
 /// The names that are taken, by their hashes: 8 bytes a mail. Two names with one hash only cost a generated name.
 #[derive(Default)]
-pub(super) struct Taken(HashSet<u64>);
+pub(super) struct Names(HashSet<u64>);
 
 /// The names that were taken when the uidlist was as its stamp says.
 pub(super) struct NamesTaken {
     stamp: Stamp,
-    names: Taken,
+    names: Names,
 }
 
-impl Taken {
+impl Names {
     pub fn of(list: &Uidlist) -> Self {
         Self(list.iter().map(|e| Self::hash(e.base)).collect())
     }
@@ -84,7 +85,7 @@ impl Taken {
 }
 
 /// The BASE that a text gets, and its `G` field if its GUID is another (8.3).
-pub(super) fn choose_base(guid: &MailGuid, text: &Text, taken: &mut Taken) -> Vec<u8> {
+pub(super) fn choose_base(guid: &MailGuid, text: &Text, taken: &mut Names) -> Vec<u8> {
     let wanted = guid.text();
     let sizes_are_right = name::size(&wanted, b'S') == Some(text.physical)
         && text.with_crlf.is_some()
@@ -160,7 +161,7 @@ impl MaildirMailbox {
         let mut taken = self.core.uidlist.take().expect("holds because read_up_to_date has read it");
         let mut names = match self.names_taken.take().filter(|known| Some(known.stamp) == stamp) {
             Some(known) => known.names,
-            None => Taken::of(&taken.list),
+            None => Names::of(&taken.list),
         };
 
         // Decided for all of them before anything is written.
@@ -172,7 +173,10 @@ impl MaildirMailbox {
         for (nth, (Staged { mail, source }, uid)) in staged.iter().zip(&got).enumerate() {
             let base = match source {
                 Source::Text(text) => choose_base(&mail.guid, text, &mut names),
-                Source::Present(uid) => taken.list.find(uid.get()).ok_or_else(|| vanished(uid.get()))?.base.to_vec(),
+                Source::Present(uid) => match taken.list.find(uid.get()) {
+                    Some(entry) => entry.base.to_vec(),
+                    None => continue,
+                },
             };
             placed.push(Placed { nth, uid: *uid, base, letters: self.core.table.letters_or_new(&mail.keywords) });
         }
@@ -187,11 +191,24 @@ impl MaildirMailbox {
         }
         if !moved.is_empty() {
             taken.list.retain(|_, entry| !moved.contains(&entry.uid));
+            // The index speaks of the old UIDs until step 4: a Dovecot that comes in between must see that it has to look.
+            let cur = self.core.mailbox().join(Dir::Cur.name());
+            let dir = std::fs::File::open(&cur).map_err(|e| fs::Error::new("open", &cur, e))?;
+            fs::set_mtime(&dir, &cur, std::time::SystemTime::now())?;
         }
+        self.expect_uids(&placed)?;
         self.core.uidlist.write(lock, taken)?;
-        for p in &mut placed {
-            self.put_in_place(p, &mut staged[p.nth], lock)?;
+        // A mail that somebody expunges right now must not keep the others from arriving.
+        let mut present = Vec::with_capacity(placed.len());
+        for mut p in placed {
+            let mail = &mut staged[p.nth];
+            match self.put_in_place(&mut p, mail, lock) {
+                Ok(()) => present.push(p),
+                Err(e) if e.class() == Class::Expunged => {}
+                Err(e) => return Err(e),
+            }
         }
+        let placed = present;
         if self.core.settings.index.fsync != Fsync::Never {
             fs::fsync_dir(&self.core.mailbox().join(Dir::Cur.name()))?;
         }
@@ -199,10 +216,26 @@ impl MaildirMailbox {
         self.core.forget_quota();
         self.append_to_index(staged, &placed, &expunged)?;
 
-        Ok(wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect())
+        let there: HashSet<usize> = placed.iter().map(|p| p.nth).collect();
+        let all = wanted.into_iter().zip(got).enumerate().filter(|(n, _)| there.contains(n));
+        Ok(all.map(|(_, (wanted, got))| Saved { wanted, got }).collect())
     }
 
-    /// Step 3 for one mail.
+    /// Step 2.
+    fn expect_uids(&mut self, placed: &[Placed]) -> Result<()> {
+        let mut uids: Vec<(Uid, Uid)> = placed.iter().map(|p| (p.uid, p.uid)).chain(self.core.held_back()).collect();
+        uids.sort_unstable();
+        let mut ranges: Vec<(Uid, Uid)> = Vec::new();
+        for (first, end) in uids {
+            match ranges.last_mut() {
+                Some((_, last)) if first <= last.next() => *last = end.max(*last),
+                _ => ranges.push((first, end)),
+            }
+        }
+        self.core.hold_back(&ranges)
+    }
+
+    /// Step 4 for one mail. Class `Expunged` when the mail that was to get another UID is gone.
     fn put_in_place(&mut self, p: &mut Placed, staged: &mut Staged, lock: &UidlistLock) -> Result<()> {
         let mailbox = self.core.place.mailbox.clone();
         let mut name = p.file_name(&staged.mail);
@@ -222,7 +255,14 @@ impl MaildirMailbox {
             }
             Source::Present(old) => {
                 let (path, found) = self.core.file_of(*old, &p.base)?;
-                adopt(&path, &mailbox, &found, &name, &staged.mail)?;
+                if let Err(e) = adopt(&path, &mailbox, &found, &name, &staged.mail) {
+                    if path.exists() {
+                        return Err(e);
+                    }
+                    // Renamed by somebody a moment ago, or gone.
+                    let (path, found) = self.core.search(*old, &p.base)?;
+                    adopt(&path, &mailbox, &found, &name, &staged.mail)?;
+                }
             }
         }
         if let Some(places) = &mut self.core.places {
@@ -234,7 +274,7 @@ impl MaildirMailbox {
         Ok(())
     }
 
-    /// Step 4.
+    /// Step 5.
     fn append_to_index(&mut self, staged: &[Staged], placed: &[Placed], expunged: &[(Uid, Guid128)]) -> Result<()> {
         let mails: Vec<_> =
             placed.iter().map(|p| record::Entry { uid: p.uid, mail: &staged[p.nth].mail, base: &p.base }).collect();

@@ -21,7 +21,7 @@
 
 use std::collections::HashSet;
 
-use super::commit::{Placed, Source, Staged, Taken as Names, adopt, choose_base, extensions};
+use super::commit::{Names, Placed, Source, Staged, adopt, choose_base, extensions};
 use super::facts::push;
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;

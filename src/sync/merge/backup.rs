@@ -5,12 +5,20 @@ use std::collections::{HashMap, HashSet};
 use super::{Facts, Merged, Outcome};
 use crate::mail::{Guid128, Uid};
 
-/// The mails that the destination shall have: the source's. `master_is_source` says which of the two facts are the source's.
+/// The source's mails that an earlier run has held back, because a filter or an error kept it from copying them. Before a
+/// mailbox is rebuilt for their sake the source has to see whether they can be read.
+#[must_use]
+pub fn once_held_back(source: &Facts, dest: &Facts) -> Vec<Uid> {
+    let held = source.items.iter().filter(|i| i.guid.is_some() && !i.filtered && dest.never_had(i.uid));
+    held.filter(|i| dest.item(i.uid).is_none()).map(|i| i.uid).collect()
+}
+
+/// The mails that the destination shall have: the source's, without those of [`once_held_back`] that are `unreadable`. `master_is_source` says which of the two facts are the source's.
 ///
 /// Where a UID stands for another mail at the destination, a mail is missing below its UIDNEXT, or that is beyond the source's,
 /// the mailbox has to be rebuilt: then each source mail is looked for under any UID.
 #[must_use]
-pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool) -> Outcome {
+pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool, unreadable: &HashSet<Uid>) -> Outcome {
     let (source, dest) = if master_is_source { (master, slave) } else { (slave, master) };
     let mut rebuild = dest.uid_next() > source.uid_next();
     let mut found: Vec<(usize, Option<Uid>)> = Vec::with_capacity(source.items.len());
@@ -19,7 +27,7 @@ pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool) -> Outcome 
         match (item.guid, there) {
             (Some(a), Some(d)) if d.guid.is_none_or(|b| a == b) => found.push((n, Some(d.uid))),
             (None, Some(d)) => found.push((n, Some(d.uid))),
-            (Some(_), None) if !item.filtered => {
+            (Some(_), None) if !item.filtered && !unreadable.contains(&item.uid) => {
                 rebuild |= item.uid < dest.uid_next();
                 found.push((n, None));
             }

@@ -216,10 +216,11 @@ enum Verdict {
 
 fn single(item: &Item, other: &Known, other_side: &Facts, context: &Context) -> Verdict {
     match *other {
-        _ if other_side.never_had(item.uid) => Verdict::New,
         // A mail that cannot be read is never given up because the other side lacks it.
         _ if item.guid.is_none() => Verdict::New,
+        // Even where a run that was interrupted could not say any more that this mail did come.
         Known::Expunged(Some(guid)) if item.guid == Some(guid) => Verdict::Expunge,
+        _ if other_side.never_had(item.uid) => Verdict::New,
         Known::Expunged(Some(_)) => Verdict::End,
         Known::Expunged(None) | Known::Missing => Verdict::Undecided,
         Known::Future if context.last_common.is_some_and(|last| item.uid <= last) => Verdict::Undecided,

@@ -12,7 +12,7 @@ mod oneway;
 mod twoway;
 
 pub use assign::NewGuids;
-pub use backup::backup;
+pub use backup::{backup, once_held_back};
 pub use common::{Common, find_common};
 pub use oneway::one_way;
 pub use twoway::two_way;
@@ -146,7 +146,9 @@ impl Facts {
         self.items.binary_search_by_key(&uid, |i| i.uid).ok().map(|n| &self.items[n])
     }
 
-    fn never_had(&self, uid: Uid) -> bool {
+    /// A sync held this UID's mail back.
+    #[must_use]
+    pub fn never_had(&self, uid: Uid) -> bool {
         contains(&self.held_back, uid)
     }
 

@@ -36,8 +36,9 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
         });
     }
     renumber_like_dovecot(&mut mails, dest, !master_is_source);
-    let held_dest = if master_is_source { held_slave } else { held_master };
-    mails.extend(held_dest.into_iter().map(|d| stays(&dest.items[d], !master_is_source)));
+    // What cannot be read, or is held back by a filter, stays where it is; the destination remembers that it did not get it.
+    mails.extend(held_master.into_iter().map(|i| stays(&master.items[i], true)));
+    mails.extend(held_slave.into_iter().map(|i| stays(&slave.items[i], false)));
     mails.sort_by_key(|m| (m.uid, m.master));
 
     Outcome {

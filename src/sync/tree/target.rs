@@ -195,11 +195,19 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
     let mut order: Vec<_> = candidates.iter().collect();
     order.sort_by_key(|(path, sides)| rank(path, sides));
 
+    let mut places: HashMap<MailboxGuid, usize> = HashMap::new();
+    for sides in candidates.values() {
+        let guids: HashSet<_> = sides.iter().flatten().map(|(m, _)| m.guid).collect();
+        for guid in guids {
+            *places.entry(guid).or_default() += 1;
+        }
+    }
     let mut used: HashMap<MailboxGuid, &Vec<String>> = HashMap::new();
     let mut aside: HashSet<&Vec<String>> = HashSet::new();
     for (path, sides) in order {
         let mut offers: Vec<(Mailbox, u64)> = sides.iter().flatten().copied().collect();
-        offers.sort_by_key(|(m, _)| std::cmp::Reverse(m.guid));
+        // What stays prefers a GUID that is nowhere else; the larger one wins.
+        offers.sort_by_key(|(m, _)| (stays(path) && places.get(&m.guid).is_some_and(|n| *n > 1), std::cmp::Reverse(m.guid)));
         if let Some(own) = source.and_then(|s| sides[s]) {
             offers.insert(0, own);
         }
@@ -226,7 +234,8 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
         for own_place in [true, false] {
             for &(path, guid) in &mine {
                 let here = target.names.get(path).and_then(|w| w.mailbox).map(|_| path);
-                let own = used.get(&guid).copied();
+                // Nothing moves to where something stays.
+                let own = used.get(&guid).copied().filter(|own| *own == path || !stays(own));
                 let moves = !aside.contains(path) && if is_inbox(path) { input.facts[s].rules.inbox_moves } else { !stays(path) };
                 let home = if moves { own.or(here) } else { here.or(own) };
                 if let Some(home) = home
