@@ -60,7 +60,7 @@ impl Base {
         {
             let mut imap = a.imap();
             for n in 1..=6 {
-                imap.append("INBOX", if n.is_multiple_of(2) { "\\Seen kw1" } else { "" }, &format!("m{n}"));
+                imap.append("INBOX", if n % 2 == 0 { "\\Seen kw1" } else { "" }, &format!("m{n}"));
             }
             for name in ["Work", "Old", "Ren"] {
                 imap.ok(&format!("CREATE {name}"));
@@ -120,10 +120,8 @@ impl Base {
 
     /// Both sides, to be spoilt.
     fn sides(&self) -> (Side, Side) {
-        let (mut x, y) = (self.a.copy("x"), self.b.copy("y"));
-        // The steps of a careful run; only our program is told.
-        x.extra.push("mail_fsync=optimized".into());
-        (x, y)
+        // The steps of a careful run.
+        (self.a.copy("x").set(&["mail_fsync=optimized"]), self.b.copy("y"))
     }
 
     /// How many changes to the file system the run makes.
