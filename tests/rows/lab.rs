@@ -36,7 +36,7 @@ pub struct Side {
     /// What follows the path in the location.
     opts: String,
     /// More `-o` for Dovecot, and for our program when this is the first side.
-    pub extra: Vec<String>,
+    extra: Vec<String>,
 }
 
 /// What Dovecot sees of a mailbox.
@@ -127,6 +127,13 @@ impl Lab {
         Side { lab: self.path().to_owned(), dir, driver: driver.into(), opts: String::new(), extra: Vec::new() }
     }
 
+    /// Gives everything of a side to the mail user.
+    pub fn own(&self, side: &Side) {
+        assert!(
+            Command::new("chown").arg("-R").arg(format!("{UID}:{UID}")).arg(&side.dir).status().expect("chown runs").success()
+        );
+    }
+
     /// All that Dovecot logged so far, except what the lab itself causes.
     pub fn log(&self) -> String {
         let text = std::fs::read(self.path().join("dovecot.log")).unwrap_or_default();
@@ -149,6 +156,11 @@ impl Side {
     /// With more in its location; `@` is the side's directory.
     pub fn with(self, opts: &str) -> Self {
         Self { opts: opts.into(), ..self }
+    }
+
+    /// The same with more settings.
+    pub fn set(&self, settings: &[&str]) -> Self {
+        Self { extra: settings.iter().map(|s| (*s).to_owned()).collect(), ..self.clone() }
     }
 
     /// Where the mail is.
