@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::lab::{Dump, Lab, Run, Side, assert_same, assert_settled, have_dovecot, run};
 
 /// Steps tried for each kind of run in the default tests.
-const SPREAD: usize = 36;
+const SPREAD: usize = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
