@@ -250,13 +250,15 @@ impl Brain<'_> {
     }
 
     /// Opens the own mailbox when it is this side's turn. Only the locks are taken one after the other.
-    fn open_in_turn(&mut self, pair: &Paired) -> Result<mail::Result<(Box<dyn Mailbox>, facts::Guids)>, End> {
+    fn open_in_turn(&mut self, pair: &Paired) -> Result<mail::Result<Opened>, End> {
         let is_first = self.side == self.options.locks_first;
-        while !is_first {
-            match self.link.recv()? {
-                Message::Locked => break,
-                Message::Credit(_) => {}
-                other => return Err(unexpected(&other, "a lock")),
+        if !is_first {
+            loop {
+                match self.link.recv()? {
+                    Message::Locked => break,
+                    Message::Credit(_) => {}
+                    other => return Err(unexpected(&other, "a lock")),
+                }
             }
         }
         let locked = self.lock(pair);
@@ -272,7 +274,7 @@ impl Brain<'_> {
         Ok(mailbox)
     }
 
-    fn look(mut mailbox: Box<dyn Mailbox>, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, facts::Guids)> {
+    fn look(mut mailbox: Box<dyn Mailbox>, pair: &Paired) -> mail::Result<Opened> {
         mailbox.refresh()?;
         if mailbox.status().identity.guid != pair.guid {
             return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
@@ -354,6 +356,9 @@ impl Brain<'_> {
         }
     }
 }
+
+/// A mailbox that is ready for its round.
+type Opened = (Box<dyn Mailbox>, facts::Guids);
 
 enum End {
     Own(mail::Error),

@@ -86,15 +86,6 @@ impl Lab {
         Self { dir }
     }
 
-    /// With the home of a fixture archive.
-    pub fn of_archive(name: &str) -> Self {
-        let lab = Self::new();
-        unpack(name, &lab.home());
-        let status = Command::new("chown").arg("-R").arg(format!("{UID}:{UID}")).arg(lab.home()).status();
-        assert!(status.expect("chown runs").success());
-        lab
-    }
-
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -141,9 +132,10 @@ impl Lab {
 
     /// All that Dovecot logged so far, except what the lab itself causes.
     pub fn log(&self) -> String {
-        let text = std::fs::read(self.path().join("dovecot.log")).unwrap_or_default();
+        let read = |name: &str| std::fs::read(self.path().join(name)).unwrap_or_default();
+        let text = [read("dovecot.log"), read("imap.log")].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().filter(|l| !l.contains("chdir(")).map(|l| format!("{l}\n")).collect()
+        text.lines().filter(|l| !l.contains("chdir(") && !l.contains(": Info: ")).map(|l| format!("{l}\n")).collect()
     }
 
     #[track_caller]
@@ -195,7 +187,9 @@ impl Lab {
         let mut c = Command::new(IMAP);
         c.arg("-c").arg(self.path().join("dovecot.conf"));
         self.env(&mut c);
-        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("imap runs");
+        // Without a master process it complains on stderr, whatever log_path says.
+        let log = std::fs::File::options().create(true).append(true).open(self.path().join("imap.log")).expect("writable");
+        let mut child = c.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().expect("imap runs");
         let (to, from) = (child.stdin.take().expect("piped"), BufReader::new(child.stdout.take().expect("piped")));
         let mut imap = Imap { child, to, from, n: 0 };
         imap.line();
@@ -222,7 +216,9 @@ impl Imap {
     pub fn cmd(&mut self, line: &str) -> (String, Vec<String>) {
         self.n += 1;
         let tag = format!("t{} ", self.n);
-        self.to.write_all(format!("{tag}{line}\r\n").as_bytes()).expect("imap reads");
+        if self.to.write_all(format!("{tag}{line}\r\n").as_bytes()).is_err() {
+            return ("BAD died".into(), Vec::new());
+        }
         let mut lines = Vec::new();
         loop {
             let line = self.line();

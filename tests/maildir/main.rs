@@ -2,6 +2,7 @@
 
 mod corpus;
 mod faults;
+mod histories;
 mod lab;
 mod live;
 mod ours;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use dsync::mail::{Body, Flags, Mailbox, Original, Timestamp};
+use dsync::mail::{Body, Flags, Original, Timestamp};
 use dsync::store::Settings;
 use dsync::store::format::Format;
 

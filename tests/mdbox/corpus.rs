@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dsync::mail::{Class, Mailbox};
+use dsync::mail::Class;
 use dsync::store::Settings;
 use dsync::store::format::Format;
 use dsync::store::mdbox::Mdbox;

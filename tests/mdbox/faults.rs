@@ -192,8 +192,11 @@ fn run(scenario: &str, lab: &Lab, fault: Option<&str>, log: Option<&Path>) -> bo
     out.status.success()
 }
 
+/// UID, flags, received, text and references of a mail.
+type Told = (u32, Vec<String>, u32, String, u32);
+
 /// What there is to see, without what differs from run to run (saved dates of copies, modseqs after a second attempt).
-fn outcome(lab: &Lab) -> BTreeMap<String, Vec<(u32, Vec<String>, u32, String, u32)>> {
+fn outcome(lab: &Lab) -> BTreeMap<String, Vec<Told>> {
     let mails = |b: crate::lab::SeenBox| {
         b.mails.into_iter().map(|m| (m.uid, m.flags, m.received % 1_000_000_000, m.text, m.refs)).collect()
     };

@@ -2,7 +2,6 @@
 //! but the log's grammar (Dovecot's own dump of the map), and Dovecot's view compared with ours.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use dsync::mail::Mailbox;
 use dsync::store::mdbox::Mdbox;
@@ -166,9 +165,4 @@ pub fn open(lab: &Lab, name: &str) -> (Mdbox, Box<dyn Mailbox>) {
     let mut format = common::begin(&lab.root(), &dsync::store::Settings::default()).expect("sound");
     let mailbox = common::open(&mut format, &lab.root(), name);
     (format, mailbox)
-}
-
-/// The bytes of a storage's file.
-pub fn storage_file(root: &Path, id: u32) -> Vec<u8> {
-    std::fs::read(root.join(format!("storage/m.{id}"))).expect("a file")
 }

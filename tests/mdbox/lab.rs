@@ -79,11 +79,6 @@ impl Lab {
         self.path().join("home/mail")
     }
 
-    /// Puts a copy of a tree there, owned by the mail user.
-    pub fn adopt(&self, tree: &Path) {
-        copy_tree(tree, &self.root());
-    }
-
     /// A lab with the same mail.
     pub fn copy(&self) -> Self {
         let other = Self::new();

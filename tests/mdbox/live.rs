@@ -140,12 +140,20 @@ fn flags(n: u32, add: Flags, remove: Flags, kw: (&[&str], &[&str]), modseq: u64)
     Edit { uid: uid(n), expect: None, kind }
 }
 
+/// The sum of sizes that Dovecot keeps in the index is that of the mails.
+#[track_caller]
+fn sums_are_right(lab: &Lab) {
+    let sum: u64 = lab.dump()["INBOX"].mails.iter().map(|m| m.virtual_size).sum();
+    assert_eq!(lab.doveadm(&["mailbox", "status", "vsize", "INBOX"]).trim(), format!("INBOX vsize={sum}"));
+}
+
 #[test]
 fn edits_are_as_if_dovecot_had_made_them() {
     if !have_dovecot() {
         return;
     }
     let lab = dovecots();
+    sums_are_right(&lab);
     check(&lab, After::Calm);
     let (_format, mut inbox) = judge::open(&lab, "INBOX");
     let guid1 = inbox.guid128(uid(1)).expect("known");
@@ -171,6 +179,7 @@ fn edits_are_as_if_dovecot_had_made_them() {
     assert_eq!(inbox_seen.mails[2].flags, ["Old", "\\Seen"]);
     assert_eq!(dump["Copies"].mails.iter().map(|m| m.refs).collect::<Vec<_>>(), [2, 1, 2]);
     check(&lab, After::Calm);
+    sums_are_right(&lab);
 
     // Nothing to do: nothing is written.
     let log = lab.root().join("mailboxes/INBOX/dbox-Mails/dovecot.index.log");
@@ -204,6 +213,7 @@ fn instances_are_references_and_a_move_is_one_step() {
         return;
     }
     let lab = dovecots();
+    sums_are_right(&lab);
     let (_format, mut inbox) = judge::open(&lab, "INBOX");
     let copy = |inbox: &mut Box<dyn Mailbox>, from: u32, to: u32| {
         let (guid, facts) = (inbox.guid(uid(from)).expect("known"), inbox.facts(uid(from)).expect("known"));
@@ -227,6 +237,7 @@ fn instances_are_references_and_a_move_is_one_step() {
     assert_eq!(dump["INBOX"].mails[6].text, text(3));
     assert_eq!(dump["Copies"].mails.iter().map(|m| m.refs).collect::<Vec<_>>(), [2, 1, 2]);
     check(&lab, After::Calm);
+    sums_are_right(&lab);
     lab.doveadm(&["expunge", "mailbox", "INBOX", "all"]);
     check(&lab, After::Calm);
     assert_eq!(lab.dump()["Copies"].mails[0].text, text(2));
@@ -341,7 +352,8 @@ fn an_open_session_survives_a_rebuild() {
     let mail = NewMail { guid, received: facts.received, saved: facts.saved, ..new_mail(1, "x") };
     let identity = Identity { uid_next: uid(2), ..inbox.status().identity };
     inbox.rebuild(plan(identity, vec![RebuildMail { mail, from: RebuildFrom::Present(uid(2)) }])).expect("rebuilt");
-    session.any("NOOP");
+    // It has to look anew; so Dovecot says it to sessions of a mailbox that it has rebuilt itself.
+    assert!(session.any("NOOP").contains("state is inconsistent"));
     drop(session);
     check(&lab, After::Calm);
 }
@@ -472,4 +484,102 @@ fn fixtures_after_a_purge_of_ours() {
         };
         assert_eq!(texts(&before), texts(&lab.dump()), "{name}");
     }
+}
+
+/// A storage whose index files, lock files and old mails lie elsewhere.
+#[test]
+fn index_volatile_and_alt_directories() {
+    if !have_dovecot() {
+        return;
+    }
+    let mut lab = Lab::new();
+    let home = lab.path().join("home");
+    let (index, volatile, alt) = (home.join("index"), home.join("volatile"), home.join("alt"));
+    lab.extra = vec![format!(
+        "mail_location=mdbox:{}:INDEX={}:VOLATILEDIR={}:ALT={}",
+        lab.root().display(),
+        index.display(),
+        volatile.display(),
+        alt.display()
+    )];
+    for n in 1..=3 {
+        lab.save("INBOX", crlf(&text(n)).as_bytes());
+    }
+    lab.doveadm(&["altmove", "mailbox", "INBOX", "uid", "1"]);
+    lab.doveadm(&["purge"]);
+    lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "2"]);
+    let place = dsync::store::format::Place {
+        index: index.join("mailboxes/INBOX"),
+        cache: index.join("mailboxes/INBOX"),
+        volatile: Some(volatile.clone()),
+        alt: Some(alt.join("mailboxes/INBOX")),
+        ..place(&lab.root(), "INBOX")
+    };
+    let location = dsync::store::mdbox::Location { root: lab.root(), index_root: index.clone(), alt: Some(alt.clone()) };
+    let mut format = dsync::store::mdbox::Mdbox::new(location.clone(), Settings::default());
+    format.begin(std::slice::from_ref(&place)).expect("sound");
+    let mut inbox = format.open(&place).expect("open");
+    inbox.lock(std::time::Duration::from_secs(5)).expect("ours alone");
+    let locks = |n: usize| {
+        let names: Vec<_> = std::fs::read_dir(&volatile).expect("there").map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(names.iter().filter(|n| n.to_string_lossy().starts_with(".dovecot-box-sync.lock.")).count(), n, "{names:?}");
+    };
+    locks(1);
+    assert_eq!(common::read(inbox.body(uid(1)).expect("in ALT")), text(1).as_bytes());
+    inbox.stage(new_mail(10, GUIDS[0]), body(10)).expect("staged");
+    inbox.commit().expect("committed");
+    inbox.edit(&[expunge(1)]).expect("expunged");
+    format.purge().expect("purged");
+    drop(inbox);
+    locks(0);
+    assert!(!alt.join("storage").read_dir().expect("there").any(|_| true), "nothing is left in ALT");
+    let dump = lab.dump();
+    assert_eq!(dump["INBOX"].mails.iter().map(|m| (m.uid, m.text.clone())).collect::<Vec<_>>(), [(3, text(3)), (10, text(10))]);
+    lab.silent();
+
+    // Mails that lie in an alternative storage that is not mounted are not lost.
+    lab.doveadm(&["altmove", "mailbox", "INBOX", "uid", "3"]);
+    lab.doveadm(&["purge"]);
+    std::fs::rename(&alt, home.join("unmounted")).expect("renamed");
+    let mut format = dsync::store::mdbox::Mdbox::new(location, Settings::default());
+    format.begin(std::slice::from_ref(&place)).expect("sound");
+    let mut inbox = format.open(&place).expect("open");
+    let e = inbox.body(uid(3)).expect_err("not there");
+    assert!(e.to_string().contains("not mounted"), "{e}");
+    inbox.guid128(uid(3)).expect("in the index");
+}
+
+/// What the log tells a later run.
+#[test]
+fn changes_since_a_state() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = dovecots();
+    let (_format, mut inbox) = judge::open(&lab, "INBOX");
+    inbox.stage(new_mail(9, GUIDS[0]), body(1)).expect("staged");
+    inbox.commit().expect("committed");
+    inbox.refresh().expect("a view");
+    let common = inbox.status();
+    let gone = inbox.guid128(uid(4)).expect("known");
+    lab.doveadm(&["flags", "add", "\\Draft Late", "mailbox", "INBOX", "uid", "3"]);
+    lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "4"]);
+    inbox
+        .edit(&[flags(5, Flags::FLAGGED, Flags::NONE, (&[], &[]), 0), expunge(6)])
+        .expect("our own are no news, but expunges are");
+    inbox.refresh().expect("a view");
+    let since = dsync::mail::Since::State { modseq: common.highest_modseq, uid: Some(uid(9)) };
+    let changes = inbox.changes(since).expect("readable");
+    assert_eq!(changes.too_old, None);
+    let told: Vec<u32> = changes.mails.iter().map(|c| c.uid().get()).collect();
+    assert_eq!(told, [3, 4, 6]);
+    assert!(matches!(&changes.mails[1], dsync::mail::LogChange::Expunged { guid: Some(g), .. } if *g == gone));
+    assert!(matches!(&changes.mails[2], dsync::mail::LogChange::Expunged { guid: Some(_), .. }));
+    check(&lab, After::Calm);
+
+    assert!(inbox.held_back().is_empty());
+    inbox.hold_back(&[(uid(11), uid(12))]).expect("remembered");
+    let (_format, again) = judge::open(&lab, "INBOX");
+    assert_eq!(again.held_back(), [(uid(11), uid(12))]);
+    check(&lab, After::Calm);
 }

@@ -209,7 +209,9 @@ fn damage_is_told_and_spreads_nowhere() {
         copy(&b.home, &pristine.join("b"));
         let before = b.dump();
         for damage in DAMAGES.iter().filter(|d| d.drivers.contains(&driver)) {
-            for (run, args) in [("backup", &["backup"][..]), ("sync", &["sync"]), ("full", &["sync", "-f"]), ("other way", &["sync"])] {
+            for (run, args) in
+                [("backup", &["backup"][..]), ("sync", &["sync"]), ("full", &["sync", "-f"]), ("other way", &["sync"])]
+            {
                 restore(&pristine.join("a"), &a.home);
                 restore(&pristine.join("b"), &b.home);
                 let path = (damage.harm)(&a);
@@ -337,7 +339,6 @@ fn an_unreadable_mail_is_left_out() {
         }
     }
 }
-
 
 /// A mail that a backup holds already stays there when the source cannot read it any more.
 #[test]

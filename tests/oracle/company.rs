@@ -229,7 +229,11 @@ fn crowd(first: &'static str, second: &'static str) {
         ran
     });
     eprintln!("LOG {first} {second} {}: {}", lab.path().display(), lab.log());
-    for r in &ran { if !r.stderr.is_empty() { eprintln!("RAN {} {}", r.code, r.stderr); } }
+    for r in &ran {
+        if !r.stderr.is_empty() {
+            eprintln!("RAN {} {}", r.code, r.stderr);
+        }
+    }
     let codes: Vec<i32> = ran.iter().map(|r| r.code).collect();
     let odd: Vec<&Ran> = ran.iter().filter(|r| r.code != 0 && r.code != 2 || r.stderr.contains("Error")).collect();
     lab.dsync(&a, &b, &["sync"]).fine();
@@ -300,7 +304,8 @@ fn a_held_lock_is_told() {
     {
         let holder = Holder::of(&user);
         let pid = format!("pid {}", holder.0.id());
-        lab.dsync(&a, &b, &["sync", "-l", "1"]).says(75, &["Couldn't lock", user.to_str().unwrap(), "Timed out after 1 second", &pid]);
+        lab.dsync(&a, &b, &["sync", "-l", "1"])
+            .says(75, &["Couldn't lock", user.to_str().unwrap(), "Timed out after 1 second", &pid]);
         assert_equal(&before, &b.dump());
         // A run without -l does not notice it.
     }

@@ -46,12 +46,17 @@ pub(super) fn first_log(header: &Header, path: &std::path::Path, first: &[Transa
     Ok(bytes)
 }
 
-/// Takes the place of a new log, which keeps others from making one.
-pub(super) fn new_log(files: &Files, options: &Options) -> Result<Replacement> {
+/// Making a log takes milliseconds: a place that nobody has touched for so long was left behind by a process that died. Dovecot
+/// waits 180 s; a user's next sync shall not.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
+
+/// Takes the place of a new log, which keeps others from making one. `locked`: the present log is locked, so that nobody else
+/// can be making a new one, and what is in the place was left behind.
+pub(super) fn new_log(files: &Files, options: &Options, locked: bool) -> Result<Replacement> {
     let lock = dotlock::Options {
         modes: options.modes,
         timeout: options.settings.lock_timeout,
-        stale: Duration::from_secs(180),
+        stale: if locked { Duration::ZERO } else { LEFT_BEHIND },
         use_excl: options.settings.dotlock_use_excl,
         watched: None,
     };
@@ -71,7 +76,7 @@ impl Index {
         let now = Timestamp::now().0;
         let header = Header::new(now, 2, (0, 0), now, 1);
         let bytes = first_log(&header, &files.log(), first)?;
-        let mut log = new_log(&files, &options)?;
+        let mut log = new_log(&files, &options, false)?;
         if files.exist() {
             drop(log);
             return Self::open(files, options).map(Created::Found);

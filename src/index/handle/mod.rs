@@ -112,8 +112,7 @@ impl Index {
     /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
     pub fn open(files: Files, options: Options) -> Result<Self> {
         let loaded = load::load(&files)?;
-        let mut index =
-            Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        let mut index = Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
         index.wait_for_first_record()?;
         if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
             return Err(Error::Deleted(index.files.dir().to_owned()));

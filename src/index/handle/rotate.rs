@@ -108,7 +108,7 @@ impl Locked<'_> {
             Timestamp::now().0,
             index.state.highest_modseq().0.max(1),
         );
-        let mut new = new_log(&index.files, &index.options)?;
+        let mut new = new_log(&index.files, &index.options, true)?;
         if !is_still(&index.head.path, &index.head.file).map_err(|e| Error::read(&index.head.path, e))? {
             return Err(Error::refused(&index.head.path, "the log was replaced although we have its lock"));
         }
@@ -139,7 +139,7 @@ impl Locked<'_> {
         let modseq = index.state.highest_modseq().0.max(1);
         let header = Header::new(index.state.indexid(), next_seq(index)?, (0, 0), Timestamp::now().0, modseq);
         let bytes = first_log(&header, &index.head.path, content)?;
-        let mut new = new_log(&index.files, &index.options)?;
+        let mut new = new_log(&index.files, &index.options, true)?;
         if !is_still(&index.head.path, &index.head.file).map_err(|e| Error::read(&index.head.path, e))? {
             return Err(Error::refused(&index.head.path, "the log was replaced although we have its lock"));
         }

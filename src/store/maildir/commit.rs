@@ -59,15 +59,15 @@ impl Placed {
 
 /// The names that are taken, by their hashes: 8 bytes a mail. Two names with one hash only cost a generated name.
 #[derive(Default)]
-pub(super) struct Taken(HashSet<u64>);
+pub(super) struct Names(HashSet<u64>);
 
 /// The names that were taken when the uidlist was as its stamp says.
 pub(super) struct NamesTaken {
     stamp: Stamp,
-    names: Taken,
+    names: Names,
 }
 
-impl Taken {
+impl Names {
     pub fn of(list: &Uidlist) -> Self {
         Self(list.iter().map(|e| Self::hash(e.base)).collect())
     }
@@ -85,7 +85,7 @@ impl Taken {
 }
 
 /// The BASE that a text gets, and its `G` field if its GUID is another (8.3).
-pub(super) fn choose_base(guid: &MailGuid, text: &Text, taken: &mut Taken) -> Vec<u8> {
+pub(super) fn choose_base(guid: &MailGuid, text: &Text, taken: &mut Names) -> Vec<u8> {
     let wanted = guid.text();
     let sizes_are_right = name::size(&wanted, b'S') == Some(text.physical)
         && text.with_crlf.is_some()
@@ -161,7 +161,7 @@ impl MaildirMailbox {
         let mut taken = self.core.uidlist.take().expect("holds because read_up_to_date has read it");
         let mut names = match self.names_taken.take().filter(|known| Some(known.stamp) == stamp) {
             Some(known) => known.names,
-            None => Taken::of(&taken.list),
+            None => Names::of(&taken.list),
         };
 
         // Decided for all of them before anything is written.
@@ -191,6 +191,10 @@ impl MaildirMailbox {
         }
         if !moved.is_empty() {
             taken.list.retain(|_, entry| !moved.contains(&entry.uid));
+            // The index speaks of the old UIDs until step 4: a Dovecot that comes in between must see that it has to look.
+            let cur = self.core.mailbox().join(Dir::Cur.name());
+            let dir = std::fs::File::open(&cur).map_err(|e| fs::Error::new("open", &cur, e))?;
+            fs::set_mtime(&dir, &cur, std::time::SystemTime::now())?;
         }
         self.expect_uids(&placed)?;
         self.core.uidlist.write(lock, taken)?;

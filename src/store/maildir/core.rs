@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::keywords::{KeywordsFile, Table};
 use super::name;
-use super::scan::{self, Dir, Places};
+use super::scan::{self, Dir, Found, Places};
 use super::uidlist::{Entry, Uidlist, UidlistFile};
-use crate::index::{self, Files, Index};
+use crate::index::{self, Files, Index, State};
 use crate::mail::{Class, Error, Mail, MailGuid, Result, Status, Uid};
 use crate::os::fs;
 use crate::store::Settings;
@@ -177,9 +177,14 @@ impl Core {
         }
         let Some(state) = self.index.as_ref().map(Index::state) else { return Ok(Vec::new()) };
         let Some(row) = state.row(uid) else { return Ok(Vec::new()) };
+        Ok(self.likely_names(&base, state, row).iter().map(|found| found.path(mailbox)).collect())
+    }
+
+    /// The names that a mail's file has if its flags are those of the index.
+    pub fn likely_names(&self, base: &[u8], state: &State, row: usize) -> [Found; 2] {
         let letters = self.table.letters(state.keywords(row));
-        let in_cur = name::with_flags(&base, state.flags(row), letters);
-        Ok(vec![scan::path_of(mailbox, Dir::Cur, &in_cur), scan::path_of(mailbox, Dir::New, &base)])
+        let in_cur = name::with_flags(base, state.flags(row), letters);
+        [Found { dir: Dir::Cur, name: in_cur }, Found { dir: Dir::New, name: base.to_vec() }]
     }
 
     /// The attributes of a mail's file.

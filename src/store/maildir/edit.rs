@@ -10,9 +10,13 @@ use super::core::Core;
 use super::facts::{DIRTY, guid128, requests};
 use super::files::Change;
 use super::record::Batch;
+use super::scan::Places;
 use super::uidlist::UidlistLock;
-use crate::index::{Bits, Durability, Index, Locked, plan_edits, raise};
+use crate::index::{Bits, Durability, Index, Locked, State, plan_edits, raise};
 use crate::mail::{Edit, Floors, MailGuid, Result, Uid};
+
+/// Beyond so many edits one look at the directories is cheaper than a look at each file.
+const GUESSED: usize = 200;
 
 impl Core {
     /// Carries out edits. Those whose mail is gone, or is another one than expected, are left out.
@@ -47,9 +51,29 @@ impl Core {
         if plan.is_empty() {
             return Ok(());
         }
+        if self.places.is_none() && edits.len() <= GUESSED {
+            self.places = Some(self.guess_places(edits.iter().map(|e| e.uid), locked.state())?);
+        }
         locked.commit_all(&plan.changes, Durability::Later)?;
         locked.commit_all(&plan.expunge_transactions(Bits::INTERNAL_SYNC), Durability::Lazy)?;
         self.carry_out_requests(lock, locked)
+    }
+
+    /// The places of these mails, where the index's flags tell their names.
+    fn guess_places(&mut self, uids: impl Iterator<Item = Uid>, state: &State) -> Result<Places> {
+        let mut places = Places::default();
+        for uid in uids {
+            let (Some(row), Some(base)) = (state.row(uid), self.list()?.find(uid.get()).map(|e| e.base.to_vec())) else {
+                continue;
+            };
+            for found in self.likely_names(&base, state, row) {
+                if found.path(self.mailbox()).exists() {
+                    places.set(uid.get(), found.dir, &found.name[base.len()..]);
+                    break;
+                }
+            }
+        }
+        Ok(places)
     }
 
     /// Carries out all that the log requests.

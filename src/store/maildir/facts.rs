@@ -1,4 +1,4 @@
-//! From index, uidlist and scan to the plain facts that [`merge`](super::merge) decides from. No I/O.
+//! From index, uidlist and scan to the plain facts that `merge` decides from. No I/O.
 
 use std::path::Path;
 

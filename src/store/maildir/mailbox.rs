@@ -236,7 +236,9 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {
-        self.core.ensure_dirs()?;
+        if self.staged.is_empty() {
+            self.core.ensure_dirs()?;
+        }
         let text = self.stage.write(body, mail.received, Self::texts(&mut self.staged))?;
         self.staged.push(Staged { mail, source: Source::Text(text) });
         Ok(())

@@ -5,11 +5,11 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`name`], [`lines`], [`header`], [`keywords`], [`uidlist`] | the formats |
-//! | [`scan`], [`facts`], [`merge`] | what is there, and what has to be done about it |
-//! | [`core`], [`sync`], [`files`], [`frozen`] | an opened Maildir, brought up to date |
-//! | [`stage`], [`commit`], [`record`], [`edit`], [`rebuild`], [`identity`] | changes, each with its order of writes |
-//! | [`mailbox`] | all of it as a mailbox |
+//! | `name`, `lines`, `header`, `keywords`, `uidlist` | the formats |
+//! | `scan`, `facts`, `merge` | what is there, and what has to be done about it |
+//! | `core`, `sync`, `files`, `frozen` | an opened Maildir, brought up to date |
+//! | `stage`, `commit`, `record`, `edit`, `rebuild`, `identity` | changes, each with its order of writes |
+//! | `mailbox` | all of it as a mailbox |
 
 mod commit;
 mod core;

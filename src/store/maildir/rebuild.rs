@@ -11,12 +11,17 @@
 //!     back as a new mail with its file name as GUID, and the next run would remove it again
 //!   7 index transactions with the new content          all of it
 //!
+//! Sessions that have the mailbox open end with "IMAP session state is inconsistent". One trap remains: a session that has
+//! read a higher `N` in the uidlist's first line, with the same UIDVALIDITY, takes the list for broken (5.2) and makes a new
+//! one, with new UIDs. Deliveries do not write `N`, so this needs a rewrite of the list between the foreign change and us.
+//! The next run finds the mailbox changed and puts it right.
+//!
 //! The index goes before the uidlist: it and its cache speak of UIDs, and those mean other mails afterwards. Without it both
 //! the old and the new uidlist are complete.
 
 use std::collections::HashSet;
 
-use super::commit::{Placed, Source, Staged, Taken as Names, adopt, choose_base, extensions};
+use super::commit::{Names, Placed, Source, Staged, adopt, choose_base, extensions};
 use super::facts::push;
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;

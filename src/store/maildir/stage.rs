@@ -3,7 +3,7 @@
 //! Per mail: 1 `tmp/NAME` is created, 2 the text is written, 3 its modification time becomes the received date, 4 it is
 //! synced. A kill after any of these leaves a file in `tmp/` that Dovecot removes after 36 hours (9.4).
 //!
-//! Step 4 is done for many mails in a row, after all of them were written: the first sync then carries most of the others.
+//! Step 4 is done for many mails together, after all of them were written.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -63,14 +63,6 @@ impl Text {
     pub const fn published(&mut self) {
         self.published = true;
     }
-
-    /// Makes the text durable.
-    fn sync(&mut self) -> Result<(), Error> {
-        if let Some(file) = self.file.take() {
-            fs::fsync(&file, &self.path)?;
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Text {
@@ -122,12 +114,11 @@ impl Stage {
             fs::set_mtime(&file, &text.path, time_of(received)).map_err(Error::io)?;
         }
         if self.rules.fsync != Fsync::Never {
-            text.file = Some(file);
-            self.unsynced += 1;
             if self.unsynced >= GROUP {
-                text.sync()?;
                 self.sync(others)?;
             }
+            text.file = Some(file);
+            self.unsynced += 1;
         }
         Ok(text)
     }
@@ -148,9 +139,8 @@ impl Stage {
     /// # Errors
     /// I/O: none of them may be published.
     pub fn sync<'t>(&mut self, texts: impl Iterator<Item = &'t mut Text>) -> Result<(), Error> {
-        for text in texts {
-            text.sync()?;
-        }
+        let waiting: Vec<_> = texts.filter_map(|t| Some((t.file.take()?, &*t.path))).collect();
+        fs::each(&waiting, |(file, path)| fs::fsync(file, path))?;
         self.unsynced = 0;
         Ok(())
     }

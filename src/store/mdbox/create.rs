@@ -77,19 +77,27 @@ fn write_name(t: &mut Transaction, place: &Place) {
     t.ext_header(ExtSpec { exact: true, ..ExtSpec::header(BOX_NAME, size) }, 0, name.as_bytes());
 }
 
-/// The storage name with NUL between its levels. The separator is the layout's own affair: it is what stands between the
-/// levels of the full name, from the one on where the storage name begins.
+/// The storage name with NUL between its levels. The separator is the layout's own affair: it is what divides the storage
+/// name into the last levels of the full name.
 fn index_name(place: &Place) -> String {
-    let levels = place.name.levels();
-    let is_here = |levels: &&[String]| {
-        let mut rest = Some(place.storage_name.as_str());
-        for (i, level) in levels.iter().enumerate() {
-            rest = rest.and_then(|r| if i == 0 { Some(r) } else { r.get(1..) }).and_then(|r| r.strip_prefix(level.as_str()));
-        }
-        rest == Some("")
+    // On disk a level may be in modified UTF-7: an ampersand stands where the first character beyond ASCII was.
+    let same = |(level, part): (&String, &str)| {
+        let plain = level.find(|c: char| !c.is_ascii() || c == '&').map(|at| &level[..at]);
+        level == part || plain.and_then(|plain| part.strip_prefix(plain)).is_some_and(|rest| rest.starts_with('&'))
     };
-    let found = (0..levels.len()).map(|from| &levels[from..]).find(is_here);
-    found.map_or_else(|| place.storage_name.replace('/', "\0"), |levels| levels.join("\0"))
+    let levels = place.name.levels();
+    let divides = |parts: &[&str]| {
+        let last = levels.len().checked_sub(parts.len()).map(|from| &levels[from..]);
+        last.is_some_and(|last| last.iter().zip(parts.iter().copied()).all(same))
+    };
+    if divides(&[&place.storage_name]) {
+        return place.storage_name.clone();
+    }
+    let found = place.storage_name.chars().filter(|c| c.is_ascii_punctuation()).find_map(|separator| {
+        let parts: Vec<&str> = place.storage_name.split(separator).collect();
+        divides(&parts).then(|| parts.join("\0"))
+    });
+    found.unwrap_or_else(|| place.storage_name.replace('/', "\0"))
 }
 
 /// GUID, UIDVALIDITY and UIDNEXT. A directory without any index gets one if it is certain that no mail was ever in it.
@@ -166,4 +174,39 @@ pub(super) fn renamed(shared: &Shared, place: &Place) -> Result<()> {
     }
     locked.commit(&t, Durability::Mail)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::MailboxName;
+    use crate::os::fs::Modes;
+
+    #[test]
+    fn names_in_the_index_are_divided_by_nul() {
+        let name = |levels: &[&str], storage_name: &str| {
+            let place = Place {
+                name: MailboxName::new(levels.iter().map(|l| (*l).to_owned()).collect()).expect("a name"),
+                storage_name: storage_name.into(),
+                inbox: false,
+                mailbox: "m".into(),
+                index: "i".into(),
+                cache: "i".into(),
+                control: "i".into(),
+                alt: None,
+                control_root: "c".into(),
+                volatile: None,
+                names_in_index: true,
+                modes: Modes::default(),
+            };
+            index_name(&place)
+        };
+        assert_eq!(name(&["INBOX"], "INBOX"), "INBOX");
+        // As Dovecot 2.3.19.1 writes them.
+        assert_eq!(name(&["Work", "Ünter"], "Work/&ANw-nter"), "Work\0&ANw-nter");
+        assert_eq!(name(&["Work", "Ünter"], "Work.&ANw-nter"), "Work\0&ANw-nter");
+        assert_eq!(name(&["Public", "a.b", "c"], "a.b/c"), "a.b\0c");
+        assert_eq!(name(&["Public", "R&D"], "R&-D"), "R&-D");
+        assert_eq!(name(&["a", "b^c"], "a^b|c"), "a^b|c");
+    }
 }

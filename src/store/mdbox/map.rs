@@ -11,7 +11,8 @@ use super::plan::Listed;
 use super::record::{MAP, MAX_REFS, MapRecord, REF, refs, u32_at};
 use crate::index::{self, Bits, Created, Durability, ExtSpec, Field, Index, Options, State, Transaction};
 use crate::mail::{Class, Error, Result, Timestamp, Uid, UidValidity};
-use crate::os::fs::Modes;
+use crate::os::Fsync;
+use crate::os::fs::{self, Modes};
 
 const MAP_EXT: ExtSpec = ExtSpec::new(MAP, 8, 12, 4);
 const REF_EXT: ExtSpec = ExtSpec::new(REF, 0, 2, 2);
@@ -76,6 +77,11 @@ impl Map {
         first.header(Field::LOG2_ROTATE_TIME, &u32::MAX.to_le_bytes());
         first.storage_is_synced();
         let created = Index::create(self.files.clone(), self.options.clone(), &[first])?;
+        if self.options.settings.fsync != Fsync::Never {
+            let dir = self.files.dir();
+            fs::fsync_dir(dir)?;
+            dir.parent().map_or(Ok(()), fs::fsync_dir)?;
+        }
         self.index = Some(match created {
             Created::New(index) | Created::Found(index) => index,
         });

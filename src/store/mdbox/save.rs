@@ -166,7 +166,9 @@ fn is_same(storage: &mut Storage, map_uid: u32, mail: &NewMail, writer: &mut Wri
     };
     let Ok(message) = old.message(u64::from(listed.place.offset)) else { return Ok(false) };
     let sizes = (message.plain_size(), message.metadata.virtual_size());
-    if listed.refs + 1 >= MAX_REFS || sizes != (written.plain_size, Some(written.virtual_size)) || !same_metadata(mail, &message)
+    if listed.refs.saturating_add(1) >= MAX_REFS
+        || sizes != (written.plain_size, Some(written.virtual_size))
+        || !same_metadata(mail, &message)
     {
         return Ok(false);
     }
@@ -248,7 +250,7 @@ impl MdboxMailbox {
         // Without the record Dovecot would not count the reference back at the expunge (dbox.md 3.4).
         if !guid128.is_zero() && same_known(mail, self.known(at)?, guid128) {
             let storage = self.storage.get();
-            if storage.map.lookup(record.map_uid).is_some_and(|l| l.refs + 1 < MAX_REFS) {
+            if storage.map.lookup(record.map_uid).is_some_and(|l| l.refs.saturating_add(1) < MAX_REFS) {
                 return Ok(Text::Reference(record.map_uid));
             }
         }

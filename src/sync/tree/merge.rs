@@ -9,6 +9,9 @@ use crate::mail::{MailboxGuid, MailboxName, UidValidity};
 
 use super::arena::{Arena, Id, Mailbox, ROOT, State};
 
+/// Dovecot's patience.
+pub(super) const PATIENCE: usize = 3;
+
 /// The own tree's place in a [`Merge`].
 pub(super) const L: usize = 0;
 /// The other tree's.
@@ -72,13 +75,26 @@ pub(super) struct Merge {
     /// To the letter. Otherwise directories never stand in the way: a Dovecot moves them about as if they had an identity,
     /// which is where its temporary names mostly come from, after quite ordinary renames of one side.
     pub as_dovecot: bool,
+    /// How often every node may be moved before the renames count as endless.
+    pub patience: usize,
+    /// Mailboxes are renamed.
+    pub settle: bool,
     /// How often something may still be moved before the renames count as endless.
     pub moves_left: usize,
 }
 
 impl Merge {
     pub fn new(local: Arena, remote: Arena, keep: Keep) -> Self {
-        Self { trees: [local, remote], keep, changes: Vec::new(), fixed: HashSet::new(), as_dovecot: true, moves_left: 0 }
+        Self {
+            trees: [local, remote],
+            keep,
+            changes: Vec::new(),
+            fixed: HashSet::new(),
+            as_dovecot: true,
+            patience: PATIENCE,
+            settle: true,
+            moves_left: 0,
+        }
     }
 
     /// Runs to the end (4.1).
@@ -92,7 +108,9 @@ impl Merge {
             for t in [L, R] {
                 self.inherit_times(t);
             }
-            self.settle_names(count)?;
+            if self.settle {
+                self.settle_names(count)?;
+            }
             let mut renamed = false;
             for t in [L, R] {
                 renamed |= self.final_names(t);
@@ -108,7 +126,7 @@ impl Merge {
             if self.keep != Keep::Remote {
                 self.create_missing(L, R);
             }
-            if !renamed || round > 3 * count {
+            if !renamed || round > PATIENCE * count {
                 break;
             }
             round += 1;

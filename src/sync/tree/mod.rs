@@ -1,4 +1,29 @@
-//! Which mailboxes the two sides shall have: facts in, actions for the own store out.
+//! Which mailboxes the two sides shall have: facts in, actions for the own store out (sync.md 3.8, 4).
+//!
+//! Nothing here waits for a disk or a clock, except [`execute`], which carries a plan out. Both sides call [`plan`] with the two
+//! trees exchanged; each gets the changes to its own store. After both have carried them out the sides have the same mailboxes,
+//! and planning again gives nothing.
+//!
+//! 1. `names`: both trees under names that both sides can hold. A side's own spelling stays beside the common name.
+//! 2. `select`: what does not take part, and what nobody may touch.
+//! 3. `log`: removals that the mailbox logs tell of. Their hashes are resolved by the names that the other side has.
+//! 4. `target`: the one tree that shall be true in the end, and where each side's mailboxes belong in it. It does not depend on
+//!    whose point of view it is: the two trees are put in an order that follows from what they hold.
+//!    - Two ways, and one way: the two trees are merged in memory (`merge`, `rename`) as Dovecot does it. A mailbox is
+//!      known by its GUID. Where two different things have one name, the side whose rename is younger wins, and without times a
+//!      comparison of all that follows; the loser's mailbox moves to where the winner has it. Two mailboxes that share only
+//!      the name become one, under the larger GUID. What is left without a place gets a final name with its GUID.
+//!      We leave Dovecot's way in three points: directories have no identity, so that they never push a mailbox to a temporary
+//!      name; a logged deletion counts also when another known mailbox has been renamed to the place; temporary names that an
+//!      interrupted run has left count for nothing. Where Dovecot itself ends with equal sides in one run, the outcome is the same.
+//!    - Beside a Dovecot: what its own merge, to the letter, will leave on its disk (`disk` knows the effects that changes have
+//!      there beyond what they say), because it will not do otherwise.
+//!    - Backup: what the source has. Only mailboxes that the source does not know are deleted. One that has the right GUID
+//!      is renamed, one that has the right name only gets the GUID, and the mail engine makes its content right in place.
+//! 5. `steps`: the changes that lead a side there, in an order in which each of them works on every kind of layout, whatever
+//!    directories come and go by themselves.
+//!
+//! In a one-way run the source does not follow, so that a later run may find more to do at the destination; that ends, too.
 
 mod arena;
 mod disk;
@@ -12,6 +37,8 @@ mod steps;
 mod target;
 mod types;
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
@@ -29,7 +56,7 @@ use std::collections::HashSet;
 use crate::mail::Tree;
 use crate::sync::{Mode, Only};
 
-use arena::{Arena, Hold, ROOT};
+use arena::{Arena, Hold, ROOT, State};
 use names::Facts;
 use steps::Done;
 use target::{Input, Target};
@@ -42,6 +69,11 @@ use types::Role;
 /// # Errors
 /// See [`TreeError`]. Nothing has been changed then.
 pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, TreeError> {
+    plan_patiently(local, remote, options, merge::PATIENCE)
+}
+
+/// `patience`: how often every node may be moved before the renames count as endless.
+fn plan_patiently(local: &Tree, remote: &Tree, options: &TreeOptions, patience: usize) -> Result<Plan, TreeError> {
     let role = options.role();
     let mut facts = names::facts(local, remote)?;
     select::select(&mut facts, options);
@@ -54,7 +86,7 @@ pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, 
     }
     let removals = [(0, local), (1, remote)].map(|(s, tree)| log::resolve(&tree.deletions, &facts[s], &facts[1 - s]));
     let selective = !matches!(options.only, Only::All | Only::TreeOnly) || !options.exclude.is_empty();
-    let input = Input { facts: &facts, removals, role, fixed, prefixes, selective };
+    let input = Input { facts: &facts, removals, role, fixed, prefixes, selective, patience };
 
     let mut target = match (options.mode, options.peer) {
         (Mode::Backup(_), _) => {
@@ -64,14 +96,25 @@ pub fn plan(local: &Tree, remote: &Tree, options: &TreeOptions) -> Result<Plan, 
         }
         (Mode::TwoWay, Peer::Dovecot) => target::adopted(&input, 1)?,
         (Mode::OneWay(_), Peer::Dovecot) if role == Role::OneWaySource => target::adopted(&input, 1)?,
-        _ => target::merged(&input)?,
+        _ => target::merged(&input),
     };
     if let Mode::Backup(_) = options.mode {
         notes.extend(spared(&mut target, &facts, usize::from(role == Role::BackupSource), incomplete));
     }
-    let sides = [(0, role), (1, role.opposite())].map(|(s, role)| {
-        if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&facts[s], s, role, &target, &input.fixed) }
-    });
+    if let Mode::OneWay(_) = options.mode {
+        // Directories with something below them, too: Dovecot makes them one by one at the destination.
+        let source = &facts[usize::from(!role.is_source())].tree;
+        for n in source.subtree(ROOT).into_iter().filter(|&n| n != ROOT) {
+            if source.node(n).state == State::Exists
+                && source.mailbox(n).is_none()
+                && let Some(want) = target.names.get_mut(&source.path(n))
+            {
+                want.explicit = true;
+            }
+        }
+    }
+    let sides = [(0, role), (1, role.opposite())]
+        .map(|(s, role)| if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&input, s, role, &target) });
     for side in &sides {
         notes.extend(side.notes.iter().cloned());
     }

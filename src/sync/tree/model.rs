@@ -53,7 +53,12 @@ impl Model {
             reserved: if flat { Vec::new() } else { vec!["dbox-Mails".into()] },
             ..NamespaceRules::default()
         };
-        let rules = NameRules { no_directories: flat, namespaces: vec![space], ..NameRules::default() };
+        let rules = NameRules {
+            no_directories: flat,
+            inbox_moves: layout == Layout::Dbox,
+            namespaces: vec![space],
+            ..NameRules::default()
+        };
         let disk = Disk { flat, ..Disk::default() };
         let state = State { disk, rules, tidy: layout == Layout::Tidy, identities: HashMap::new(), log: Vec::new() };
         Self(Arc::new(Mutex::new(state)))

@@ -34,6 +34,8 @@ struct Raw<'a> {
     children: BTreeMap<&'a str, usize>,
     node: Option<&'a Node>,
     unreadable: bool,
+    /// Here or below there is more than a subscription.
+    real: bool,
 }
 
 /// A child under its common name.
@@ -110,13 +112,26 @@ fn raw(tree: &Tree) -> Result<Vec<Raw<'_>>, TreeError> {
         }
         raws[i].node = Some(node);
         raws[i].unreadable |= node.existence == Existence::Unreadable;
+        if node.existence != Existence::Nonexistent {
+            mark_real(&mut raws, &node.name);
+        }
     }
     for (name, _) in &tree.problems {
         if let Some(i) = descend(&mut raws, name) {
             raws[i].unreadable = true;
+            mark_real(&mut raws, name);
         }
     }
     Ok(raws)
+}
+
+fn mark_real(raws: &mut [Raw<'_>], name: &MailboxName) {
+    let mut at = 0;
+    for level in name.levels() {
+        let Some(&next) = raws[at].children.get(level.as_str()) else { return };
+        raws[next].real = true;
+        at = next;
+    }
 }
 
 fn descend<'a>(raws: &mut Vec<Raw<'a>>, name: &'a MailboxName) -> Option<usize> {
@@ -147,8 +162,7 @@ fn common_names<'a>(
     path: &[String],
     rules: (&NameRules, &NameRules),
 ) -> (Vec<Named<'a>>, Vec<usize>) {
-    let mut out: BTreeMap<String, Named<'a>> = BTreeMap::new();
-    let mut changed = Vec::new();
+    let mut named = Vec::new();
     let mut apart = Vec::new();
     for (&label, &raw) in &raws[parent].children {
         let Some(name) = &raws[raw].name else { continue };
@@ -160,21 +174,19 @@ fn common_names<'a>(
         // Only a mailbox can be INBOX; a directory of that spelling is itself.
         let is_box = raws[raw].unreadable || raws[raw].node.is_some_and(|n| n.identity.is_some());
         let common = if name.is_inbox() && !is_box { label } else { agreed.leaf() };
-        let child = Named { common: common.to_owned(), label, raw };
-        if common == label {
-            out.insert(label.to_owned(), child);
-        } else {
-            changed.push(child);
-        }
+        named.push(Named { common: common.to_owned(), label, raw });
     }
-    for mut child in changed {
-        // The other side has it under the longer name already: an earlier run had to tell two apart.
-        let longer = suffixed(&child.common, child.label, path, rules);
-        if others.is_some_and(|o| o.contains_key(longer.as_str())) {
-            child.common = longer.clone();
-        }
-        if out.contains_key(&child.common) {
-            child.common = longer;
+    // Who has a name by right goes before who gets it, and a mere subscription stands back.
+    named.sort_by_key(|child| (!raws[child.raw].real, child.common != child.label));
+    let mut out: BTreeMap<String, Named<'a>> = BTreeMap::new();
+    for mut child in named {
+        let changed = child.common != child.label;
+        if changed || out.contains_key(&child.common) {
+            // The other side may have it under the longer name already: an earlier run had to tell two apart.
+            let longer = suffixed(&child.common, child.label, path, rules);
+            if out.contains_key(&child.common) || others.is_some_and(|o| o.contains_key(longer.as_str())) {
+                child.common = longer;
+            }
         }
         if out.contains_key(&child.common) {
             apart.push(child.raw);

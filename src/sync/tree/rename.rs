@@ -20,7 +20,7 @@ const FINAL_MAX: usize = 100;
 impl Merge {
     /// Rearranges until nothing contradicts.
     pub(super) fn settle_names(&mut self, nodes: usize) -> Result<(), Stuck> {
-        self.moves_left = 3 * nodes + 1;
+        self.moves_left = self.patience * nodes + 1;
         while self.rename_pass(ROOT, ROOT) {
             if self.moves_left == 0 {
                 return Err(Stuck);
@@ -148,21 +148,21 @@ impl Merge {
         }
         if !winner_stays && self.trees[w].is_inside(here, mine_at) {
             let under = self.trees[w].above(mine_at);
-            return self.to_temp(w, here, under);
+            return self.make_temporary(w, here, under);
         }
         if !winner_stays && self.trees[w].is_inside(mine_at, here) {
             let under = self.trees[w].above(here);
-            return self.to_temp(w, mine_at, under);
+            return self.make_temporary(w, mine_at, under);
         }
         if self.trees[w].node(here).state == State::Exists {
             let under = self.trees[loser].above(there);
-            return self.to_temp(loser, there, under);
+            return self.make_temporary(loser, there, under);
         }
         false
     }
 
     /// Gives a node a name that nobody wants. Always true.
-    fn to_temp(&mut self, t: usize, n: Id, under: Id) -> bool {
+    fn make_temporary(&mut self, t: usize, n: Id, under: Id) -> bool {
         let old = self.trees[t].full_name(n);
         let tree = &mut self.trees[t];
         let name = tree.name(n);
@@ -191,12 +191,12 @@ impl Merge {
         let place = other.path(other.above(o));
         let p = self.trees[t].make(place.iter().map(String::as_str));
         if self.trees[t].is_inside(p, n) {
-            return self.to_temp(t, n, ROOT);
+            return self.make_temporary(t, n, ROOT);
         }
         let directory = !self.as_dovecot && self.trees[t].mailbox(victim).is_none();
         if !directory {
             let under = self.trees[t].above(victim);
-            self.to_temp(t, victim, under);
+            self.make_temporary(t, victim, under);
         }
         let old = self.trees[t].full_name(n);
         let target = self.trees[1 - t].node(o).clone();
@@ -226,7 +226,7 @@ impl Merge {
                         continue;
                     }
                     if self.trees[t].mailbox(twin).is_some() {
-                        self.to_temp(t, twin, into);
+                        self.make_temporary(t, twin, into);
                     } else {
                         todo.push((twin, child));
                     }

@@ -18,7 +18,7 @@ use super::arena::{Arena, Hold, Id, Mailbox, ROOT, State};
 use super::disk::rebased;
 use super::log::Paths;
 use super::names::Facts;
-use super::target::{Target, Want, derived};
+use super::target::{Input, Target, Want, derived};
 use super::types::{Note, NoteKind, Role, TreeAction};
 
 /// A side on its way.
@@ -50,14 +50,15 @@ pub(super) struct Done {
     pub mailboxes: HashMap<MailboxGuid, (MailboxName, bool)>,
 }
 
-/// The steps of a side. `homes` and `doomed` are its own.
-pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fixed: &Paths) -> Done {
+/// The steps of side `s`.
+pub(super) fn steps(input: &Input<'_, '_>, s: usize, role: Role, target: &Target) -> Done {
+    let side = &input.facts[s];
     let mut steps = Steps {
         tree: side.tree.clone(),
         rules: side.rules,
         role,
         target,
-        fixed,
+        fixed: &input.fixed,
         homes: HashMap::new(),
         owners: HashMap::new(),
         doubtful: HashSet::new(),
@@ -76,6 +77,13 @@ pub(super) fn steps(side: &Facts<'_>, s: usize, role: Role, target: &Target, fix
     for id in side.tree.subtree(ROOT) {
         if side.tree.mailbox(id).is_some() {
             steps.before.extend(side.tree.own_name(id).map(|name| (id, name)));
+        }
+    }
+    for id in side.tree.subtree(ROOT) {
+        // What is neither wanted elsewhere nor to be deleted stays, as if it were not selected.
+        let known = |guid| target.homes[s].contains_key(&guid) || target.doomed[s].contains_key(&guid);
+        if side.tree.guid(id).is_some_and(|guid| !known(guid)) && side.tree.node(id).hold == Hold::Free {
+            steps.tree.node_mut(id).hold = Hold::Outside;
         }
     }
     steps.delete(&target.doomed[s]);
@@ -126,7 +134,7 @@ impl<'a> Steps<'a> {
         let path = self.tree.path(n);
         let inbox = matches!(&path[..], [only] if only == "INBOX");
         n != ROOT
-            && !(inbox && !self.rules.inbox_moves)
+            && (!inbox || self.rules.inbox_moves)
             && !self.fixed.contains(&path)
             && self.tree.node(n).hold == Hold::Free
             && self.tree.subtree(n).iter().all(|&d| self.tree.node(d).hold != Hold::Frozen)
@@ -142,7 +150,8 @@ impl<'a> Steps<'a> {
             self.tree.set_mailbox(n, None);
             if !self.tree.anything_exists_below(n) || self.rules.no_directories {
                 self.tree.node_mut(n).state = State::Nonexistent;
-                if !self.rules.no_directories {
+                // Its directory goes with it, unless one below may still be there.
+                if self.tree.subtree(n).iter().any(|d| self.doubtful.contains(d)) {
                     self.doubtful.insert(n);
                 }
                 self.doubt_above(n);
@@ -245,7 +254,10 @@ impl<'a> Steps<'a> {
             self.drop_directory(there);
             return true;
         }
-        if !self.is_movable(there) {
+        // What stays in a directory cannot be brought back after it; a mailbox takes it along to its own place.
+        let takes_along =
+            self.tree.mailbox(there).is_none() && self.tree.subtree(there).iter().any(|&n| self.tree.node(n).hold != Hold::Free);
+        if !self.is_movable(there) || takes_along {
             return false;
         }
         if let Some(&home) = self.homes.get(&there)
@@ -328,6 +340,9 @@ impl<'a> Steps<'a> {
             .clone()
             .filter(|label| same_level && self.tree.children(parent).iter().all(|&c| c == n || self.tree.label(c) != label));
         let placeholder = self.tree.child(parent, leaf).filter(|&p| p != n);
+        // What lies below the name already says how it is spelt here.
+        let spelt = placeholder.filter(|&p| self.tree.anything_exists_below(p));
+        let label = spelt.map_or(label, |p| self.tree.node(p).label.clone());
         self.tree.node_mut(n).label = label;
         self.tree.node_mut(n).apart = None;
         self.tree.move_to(n, parent, leaf);
@@ -377,11 +392,11 @@ impl<'a> Steps<'a> {
     }
 
     /// A directory that has moved as a whole is renamed as a whole.
-    fn bring_directory(&mut self, path: &Vec<String>) {
+    fn bring_directory(&mut self, path: &[String]) {
         if self.rules.no_directories || self.find(path).is_some_and(|n| self.is_occupied(n)) {
             return;
         }
-        let below = self.target.names.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
+        let below = self.target.names.range(path.to_vec()..).take_while(|(p, _)| p.starts_with(path));
         let Some((first, owner)) = below.filter_map(|(p, _)| Some((p, *self.owners.get(p)?))).next() else { return };
         let end = &first[path.len()..];
         let now = self.tree.path(owner);

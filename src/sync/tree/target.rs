@@ -60,6 +60,8 @@ pub(super) struct Input<'a, 'f> {
     pub prefixes: Paths,
     /// Something is left out of this run.
     pub selective: bool,
+    /// How often every node may be moved before the renames count as endless.
+    pub patience: usize,
 }
 
 impl Target {
@@ -99,6 +101,7 @@ fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Pa
     let mut merge = Merge::new(own, other, Keep::Both);
     merge.fixed.clone_from(&input.fixed);
     merge.as_dovecot = as_dovecot;
+    merge.patience = input.patience;
     if !as_dovecot {
         merge.mark_leftovers();
     }
@@ -106,15 +109,12 @@ fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Pa
 }
 
 /// Two-way and one-way: what Dovecot's merge believes both sides have in the end.
-pub(super) fn merged(input: &Input<'_, '_>) -> Result<Target, TreeError> {
+pub(super) fn merged(input: &Input<'_, '_>) -> Target {
     // Whatever the merge does with a tie, it must not depend on whose point of view this is.
     let first = usize::from(digest(&input.facts[0].tree) > digest(&input.facts[1].tree));
-    let (mut merge, removed) = prepared(input, first, false);
-    let before = [L, R].map(|t| subscriptions(&merge.trees[t]));
-    merge.run().map_err(|Stuck| TreeError::Stuck)?;
-
-    let mut trees = merge.trees;
-    let mut before = before;
+    let (merge, removed) = prepared(input, first, false);
+    let mut before = [L, R].map(|t| subscriptions(&merge.trees[t]));
+    let mut trees = finished(merge, |merge| prepared(input, first, merge).0).trees;
     if first == 1 {
         trees.swap(0, 1);
         before.swap(0, 1);
@@ -131,7 +131,23 @@ pub(super) fn merged(input: &Input<'_, '_>) -> Result<Target, TreeError> {
             *entry = (*entry).max(subscription);
         }
     }
-    Ok(target)
+    target
+}
+
+/// The merge at its end. Renames can contradict each other without end; then Dovecot's way of going about them is tried, and
+/// at last nothing is renamed for a reason: `assign` takes the first name in the alphabet.
+fn finished(mut merge: Merge, again: impl Fn(bool) -> Merge) -> Merge {
+    if merge.run().is_ok() {
+        return merge;
+    }
+    merge = again(true);
+    if merge.run().is_ok() {
+        return merge;
+    }
+    merge = again(false);
+    merge.settle = false;
+    merge.run().expect("holds because only renames can be endless");
+    merge
 }
 
 /// Something that orders the trees, equal only for equal ones.
@@ -179,10 +195,19 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
     let mut order: Vec<_> = candidates.iter().collect();
     order.sort_by_key(|(path, sides)| rank(path, sides));
 
+    let mut places: HashMap<MailboxGuid, usize> = HashMap::new();
+    for sides in candidates.values() {
+        let guids: HashSet<_> = sides.iter().flatten().map(|(m, _)| m.guid).collect();
+        for guid in guids {
+            *places.entry(guid).or_default() += 1;
+        }
+    }
     let mut used: HashMap<MailboxGuid, &Vec<String>> = HashMap::new();
+    let mut aside: HashSet<&Vec<String>> = HashSet::new();
     for (path, sides) in order {
         let mut offers: Vec<(Mailbox, u64)> = sides.iter().flatten().copied().collect();
-        offers.sort_by_key(|(m, _)| std::cmp::Reverse(m.guid));
+        // What stays prefers a GUID that is nowhere else; the larger one wins.
+        offers.sort_by_key(|(m, _)| (stays(path) && places.get(&m.guid).is_some_and(|n| *n > 1), std::cmp::Reverse(m.guid)));
         if let Some(own) = source.and_then(|s| sides[s]) {
             offers.insert(0, own);
         }
@@ -193,6 +218,7 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
             (None, Some(&(mailbox, _)))
                 if stays(path) || source.is_some() && used.get(&mailbox.guid).is_some_and(|there| stays(there)) =>
             {
+                aside.insert(path);
                 Mailbox { guid: derived(mailbox.guid, path), ..mailbox }
             }
             _ => continue,
@@ -202,14 +228,22 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
         target.want(path, Some(chosen), false, time);
     }
     for s in [0, 1] {
-        for (path, sides) in &candidates {
-            let Some((mailbox, _)) = sides[s] else { continue };
-            let at = target.names.get(path).and_then(|w| w.mailbox);
-            let elsewhere = used.get(&mailbox.guid).copied();
-            let moves = is_inbox(path) && input.facts[s].rules.inbox_moves && at.is_some_and(|m| m.guid != mailbox.guid);
-            let home = if at.is_some() && !(moves && elsewhere.is_some()) { Some(path) } else { elsewhere };
-            if let Some(home) = home {
-                target.homes[s].insert(mailbox.guid, home.clone());
+        let mut taken = HashSet::new();
+        let mine: Vec<_> = candidates.iter().filter_map(|(path, sides)| Some((path, sides[s]?.0.guid))).collect();
+        // First those that have a place of their own, then those that become another one of the same name.
+        for own_place in [true, false] {
+            for &(path, guid) in &mine {
+                let here = target.names.get(path).and_then(|w| w.mailbox).map(|_| path);
+                // Nothing moves to where something stays.
+                let own = used.get(&guid).copied().filter(|own| *own == path || !stays(own));
+                let moves = !aside.contains(path) && if is_inbox(path) { input.facts[s].rules.inbox_moves } else { !stays(path) };
+                let home = if moves { own.or(here) } else { here.or(own) };
+                if let Some(home) = home
+                    && (own == Some(home)) == own_place
+                    && taken.insert(home)
+                {
+                    target.homes[s].insert(guid, home.clone());
+                }
             }
         }
     }

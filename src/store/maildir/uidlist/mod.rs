@@ -1,5 +1,5 @@
 //! `dovecot-uidlist`: which file has which UID, the mailbox's UIDVALIDITY and GUID, and what else no file name can tell
-//! (maildir.md 5). [`codec`] knows the bytes, [`file`] the file and its lock.
+//! (maildir.md 5). `codec` knows the bytes, `file` the file and its lock.
 
 mod codec;
 mod file;
