@@ -105,6 +105,8 @@ impl<L: Link> Round<'_, L> {
             let sides = Sides { own: offers.0, peer: offers.1 };
             self.report.bad.append(&mut guids.bad);
             if self.nothing_to_do(&sides) {
+                // Nor for the other side: it goes on, whatever happens here.
+                *sent_done = true;
                 self.level(&sides)?;
                 self.remember(&sides);
                 return Ok(());
@@ -120,31 +122,37 @@ impl<L: Link> Round<'_, L> {
             let surprised = self.carry_out(&own, &peer, &outcome)?;
             let acted = self.report.done != before;
             let ends = self.end_round(acted, surprised, sent_done)?;
-            self.level_end(&ends)?;
             let again = (ends.own.surprised || ends.peer.surprised || self.should_match() && ends.own.digest != ends.peer.digest)
                 && (ends.own.acted || ends.peer.acted);
             self.remember_end(&sides, &ends, &outcome);
-            if !again {
-                return Ok(());
-            }
-            if round == ROUNDS {
-                self.report.unsettled = true;
-                return Ok(());
+            if !again || round == ROUNDS {
+                self.report.unsettled = again;
+                return self.level_end(&ends);
             }
             self.report.bad.clear();
-            self.mailbox.refresh()?;
-            guids = facts::guids(self.mailbox);
-            let own = offer(self.mailbox, &guids);
-            self.link.send(Message::Offer(Ok(Box::new(own.clone()))))?;
+            // The other side waits for an offer now, whatever happens here, and sends one itself.
+            let own = self.offer_again(&ends);
+            let said = own.as_ref().map(|(offer, _)| Box::new(offer.clone())).map_err(Failure::from);
+            self.link.send(Message::Offer(said))?;
             let peer = match self.recv_fact()? {
-                Message::Offer(Ok(o)) => *o,
-                Message::Offer(Err(f)) => return Err(RoundError::Peer(f)),
+                Message::Offer(o) => o,
                 other => return Err(unexpected(&other, "a mailbox")),
             };
+            let (own, seen) = own.map_err(RoundError::Own)?;
+            guids = seen;
+            let peer = *peer.map_err(RoundError::Peer)?;
             offers = (own, peer);
             self.unified = false;
         }
         Ok(())
+    }
+
+    /// The own side once more, behind a round that has ended.
+    fn offer_again(&mut self, ends: &Sides<RoundEnd>) -> mail::Result<(Offer, facts::Guids)> {
+        self.raise_to(ends.own.status, ends.peer.status)?;
+        self.mailbox.refresh()?;
+        let guids = facts::guids(self.mailbox);
+        Ok((offer(self.mailbox, &guids), guids))
     }
 
     fn recv(&mut self) -> Result<Message> {
@@ -582,14 +590,14 @@ impl<L: Link> Round<'_, L> {
 
     /// Brings the counters of equal mailboxes to the same height.
     fn level(&mut self, sides: &Sides<Offer>) -> Result<()> {
-        self.raise_to(sides.own.status, sides.peer.status)
+        Ok(self.raise_to(sides.own.status, sides.peer.status)?)
     }
 
     fn level_end(&mut self, ends: &Sides<RoundEnd>) -> Result<()> {
-        self.raise_to(ends.own.status, ends.peer.status)
+        Ok(self.raise_to(ends.own.status, ends.peer.status)?)
     }
 
-    fn raise_to(&mut self, own: mail::Status, peer: mail::Status) -> Result<()> {
+    fn raise_to(&mut self, own: mail::Status, peer: mail::Status) -> mail::Result<()> {
         if self.is_source() || matches!(self.options.mode, Mode::OneWay(_)) {
             return Ok(());
         }

@@ -36,10 +36,6 @@ impl Book {
     }
 }
 
-fn no(what: &str) -> bool {
-    std::env::var("ACCEPT_NO").is_ok_and(|v| v.contains(what))
-}
-
 /// A small generator of numbers; tests shall be repeatable as far as time allows.
 struct Dice(u64);
 
@@ -133,10 +129,10 @@ fn maintenance(side: &Side, book: &Book, seed: u64) {
                 book.expunged.lock().unwrap().insert(id);
                 side.try_doveadm(&["expunge", "mailbox", name, "header", "X-Id", &format!("={id}.")], b"");
             }
-            6 if no("purge") => {}
-            7 if no("resync") => {}
             6 => drop(side.try_doveadm(&["purge"], b"")),
-            _ => drop(side.try_doveadm(&["force-resync", name], b"")),
+            // In an mdbox it doubles copies that are made meanwhile, without any dsync; see below for the others.
+            _ if side.driver == "maildir" => drop(side.try_doveadm(&["force-resync", name], b"")),
+            _ => drop(side.try_doveadm(&["index", name], b"")),
         }
     }
 }
@@ -213,7 +209,7 @@ fn crowd(first: &'static str, second: &'static str) {
         let (lab, book, a, b) = (&lab, &book, &a, &b);
         let other = scope.spawn(move || {
             let mut ran = Vec::new();
-            while book.goes_on() && !no("second") {
+            while book.goes_on() {
                 ran.push(lab.dsync(b, a, &["sync", "-l", "20"]));
                 std::thread::sleep(Duration::from_millis(150));
             }
@@ -228,12 +224,6 @@ fn crowd(first: &'static str, second: &'static str) {
         ran.extend(other.join().expect("the other run"));
         ran
     });
-    eprintln!("LOG {first} {second} {}: {}", lab.path().display(), lab.log());
-    for r in &ran {
-        if !r.stderr.is_empty() {
-            eprintln!("RAN {} {}", r.code, r.stderr);
-        }
-    }
     let codes: Vec<i32> = ran.iter().map(|r| r.code).collect();
     let odd: Vec<&Ran> = ran.iter().filter(|r| r.code != 0 && r.code != 2 || r.stderr.contains("Error")).collect();
     lab.dsync(&a, &b, &["sync"]).fine();
@@ -258,6 +248,42 @@ fn a_crowd_at_sdbox_and_mdbox() {
 #[test]
 fn a_crowd_at_sdbox_and_maildir() {
     crowd("sdbox", "maildir");
+}
+
+/// While Dovecot rebuilds a mailbox again and again, runs may fail for now; nothing is lost or doubled, and it ends well.
+#[test]
+fn rebuilds_all_the_time() {
+    if !have_dovecot() {
+        return;
+    }
+    for driver in ["sdbox", "mdbox"] {
+        let lab = Lab::new();
+        let (a, b) = (lab.side("a", "maildir"), lab.side("b", driver));
+        a.save("INBOX", &mail(1));
+        lab.dsync(&a, &b, &["sync"]).fine();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let rebuild = || {
+                while !stop.load(Ordering::Relaxed) {
+                    drop(b.try_doveadm(&["force-resync", "INBOX"], b""));
+                }
+            };
+            let rebuilding = [scope.spawn(rebuild), scope.spawn(rebuild)];
+            for n in 2..30 {
+                a.save("INBOX", &mail(n));
+                let ran = lab.dsync(&a, &b, &["sync"]);
+                assert!([0, 2, 75].contains(&ran.code), "{ran:?}");
+            }
+            stop.store(true, Ordering::Relaxed);
+            rebuilding.into_iter().for_each(|r| r.join().expect("it ends"));
+        });
+        lab.dsync(&a, &b, &["sync"]).fine();
+        let (x, y) = (a.dump().without_saved(), b.dump().without_saved());
+        assert_equal(&x, &y);
+        let mut ids: Vec<u32> = x.texts().iter().filter_map(|t| id_of(t)).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (1..30).collect::<Vec<_>>(), "{driver}");
+    }
 }
 
 /// Holds a lock as another process would, until it is dropped.

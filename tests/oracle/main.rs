@@ -5,3 +5,4 @@ mod company;
 mod conversion;
 mod lab;
 mod scenarios;
+mod selection;

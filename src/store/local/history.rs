@@ -11,16 +11,9 @@ impl LocalStore {
     /// Replays the logs of all namespaces that take part. A namespace's subscriptions may be logged by another one.
     pub(super) fn replay_history(&self, draft: &mut Draft) -> Result<Vec<Deletion>> {
         let separator = self.rules().separator;
-        // Names between the mailboxes are nodes too: a Maildir's rename of a parent is logged under a name that nothing has.
-        for name in draft.nodes.iter().map(|n| n.name.clone()).collect::<Vec<_>>() {
-            let mut above = name.parent();
-            while let Some(parent) = above {
-                draft.node(&parent);
-                above = parent.parent();
-            }
-        }
         let by_hash: HashMap<NameHash, usize> =
             draft.nodes.iter().enumerate().map(|(at, n)| (NameHash::of(&n.name.join(separator)), at)).collect();
+        let between = names_between(draft, separator);
         let present: HashSet<_> = draft.nodes.iter().filter_map(|n| n.identity.map(|i| i.guid)).collect();
         let mut dirs = Vec::new();
         for &space in &self.selected {
@@ -48,6 +41,8 @@ impl LocalStore {
                     Event::Rename(hash) | Event::CreateDir(hash) => {
                         if let Some(at) = node(hash) {
                             draft.nodes[at].renamed = time;
+                        } else if let Some(name) = between.get(&hash) {
+                            draft.node(name).renamed = time;
                         }
                     }
                     Event::Subscribe(hash) => {
@@ -78,4 +73,18 @@ impl LocalStore {
     pub(super) fn hash(&self, space: usize, name: &MailboxName) -> Result<NameHash> {
         Ok(NameHash::of(&self.list(space)?.names.vname(name)))
     }
+}
+
+/// Names above mailboxes that are nothing themselves: a Maildir's rename of a parent is logged under such a name.
+fn names_between(draft: &Draft, separator: char) -> HashMap<NameHash, MailboxName> {
+    let known: HashSet<&MailboxName> = draft.nodes.iter().map(|n| &n.name).collect();
+    let mut out = HashMap::new();
+    for node in &draft.nodes {
+        let mut above = node.name.parent();
+        while let Some(name) = above.filter(|name| !known.contains(name)) {
+            above = name.parent();
+            out.insert(NameHash::of(&name.join(separator)), name);
+        }
+    }
+    out
 }
