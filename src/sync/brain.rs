@@ -270,7 +270,13 @@ impl Brain<'_> {
 
     fn lock(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
         let mut mailbox = self.store.open(&pair.local)?;
-        mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK))?;
+        match mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK)) {
+            // A source that cannot be written to is a source like any other: nothing will be changed there.
+            Err(e) if e.class() == Class::Permission && self.options.mode.is_source(self.side) => {
+                tracing::debug!("Mailbox {}: used without a lock: {e}", pair.local);
+            }
+            result => result?,
+        }
         Ok(mailbox)
     }
 

@@ -256,7 +256,7 @@ fn matrix(work: Work, from: &str, to: &str, kinds: &[&str], spread: Option<usize
         cases = (0..spread).map(|i| (1 + i * steps / spread, kinds[i % kinds.len()])).collect();
     }
     let only = std::env::var("FAULT_ONLY").ok();
-    cases.retain(|(n, k)| only.as_ref().is_none_or(|o| *o == format!("{n}:{k}")));
+    cases.retain(|(n, k)| only.as_ref().is_none_or(|o| o.split(',').any(|o| *o == format!("{n}:{k}"))));
     let mut failed = Vec::new();
     for &(n, kind) in &cases {
         let begun = std::time::Instant::now();

@@ -50,7 +50,7 @@ fn f5_equal_positions_are_never_equal_mails() {
     if !have_dovecot() {
         return;
     }
-    let lab = Lab::with("dsync_features = no-header-hashes\nnamespace inbox {\n  inbox = yes\n  separator = /\n}\n");
+    let lab = Lab::new();
     let (a, b) = (lab.side("a", "maildir"), lab.side("b", "sdbox"));
     for n in 1..=2 {
         a.save("INBOX", &format!("left{n}"));
@@ -304,7 +304,7 @@ fn f28_f29_odd_names_in_a_list_that_is_an_index() {
     let lab = Lab::new();
     let (a, b) = (lab.side("a", "sdbox").with(":LAYOUT=index"), lab.side("b", "mdbox").with(":LAYOUT=index"));
     a.dump();
-    for name in ["50%", "a.b", "~x", "über", "a/b c", "dbox-Mails", "%2f"] {
+    for name in ["50%", "a.b", "~x", "über", "a/b c", "dbox-Mails", "%2f", "a^b", "x^2fy", "~", "p/~q", "g/.."] {
         let made = a.try_doveadm(&["mailbox", "create", name], b"");
         if made.status.success() {
             a.save(name, &format!("in {}", name.replace('ü', "u")));
@@ -313,7 +313,7 @@ fn f28_f29_odd_names_in_a_list_that_is_an_index() {
     for verb in ["backup", "sync"] {
         a.dsync(&[verb], &b).exits(0);
         let both = assert_same(&a, &b);
-        assert!(both.boxes.len() >= 6, "{:?}", both.boxes.keys());
+        assert!(both.boxes.len() >= 12, "{:?}", both.boxes.keys());
         assert_settled(&a, &[verb], &b);
     }
     lab.silent();
@@ -371,12 +371,19 @@ fn f32_a_lost_uidlist_loses_and_doubles_nothing() {
         }
         a.dsync(&[verb], &b).exits(0);
         std::fs::remove_file(b.mail().join("dovecot-uidlist")).expect("it was there");
-        for _ in 0..2 {
-            let r = a.dsync(&[verb], &b);
-            assert!(matches!(r.code, Some(0 | 75)), "{verb}: {r:?}");
+        let before = (a.files(), b.files());
+        a.dsync(&[verb], &b).exits(75).says("dovecot-uidlist is missing");
+        assert_eq!((changed(&before.0, &a.files()), changed(&before.1, &b.files())), (vec![], vec![]));
+        // Dovecot gives new UIDs and GUIDs once somebody opens the mailbox. A backup puts that right; for a two-way run they
+        // are other mails then.
+        b.imap().ok("SELECT INBOX");
+        a.dsync(&[verb], &b).exits(0);
+        let mut subjects = assert_same(&a, &b).subjects("INBOX");
+        if verb == "sync" {
+            subjects.dedup();
         }
-        assert_eq!(a.subjects("INBOX"), ["m1", "m2", "m3"], "{verb}");
-        assert_eq!(b.subjects("INBOX"), ["m1", "m2", "m3"], "{verb}");
+        assert_eq!(subjects, ["m1", "m2", "m3"], "{verb}");
+        assert_settled(&a, &[verb], &b);
     }
 }
 
@@ -456,12 +463,17 @@ fn f36_an_unfinished_record_is_not_damage() {
         }
         let log = a.index("INBOX").join("dovecot.index.log");
         let mut bytes = std::fs::read(&log).expect("a log");
+        let whole = bytes.len();
         bytes.extend([0; 6]);
         std::fs::write(&log, bytes).expect("write");
-        let before = a.files();
-        a.dsync(&["backup"], &b).quiet();
-        assert_eq!(changed(&before, &a.files()), NOTHING, "{from}");
+        // Dovecot 2.3 would throw the whole log away at its next change; we cut the rest off where we take the log's lock.
+        let r = a.dsync(&["backup"], &b);
+        r.exits(0);
+        assert!(r.err.is_empty() || r.err.contains("cutting off an incomplete transaction"), "{}", r.err);
         assert_eq!(b.subjects("INBOX"), ["m1", "m2"], "{from}");
+        // (A Maildir's log also learns of the mails that were delivered meanwhile.)
+        let now = std::fs::read(&log).expect("a log").len();
+        assert!(from == "maildir" || now == whole + if r.err.is_empty() { 6 } else { 0 }, "{from} {r:?}");
     }
 }
 
@@ -479,15 +491,20 @@ fn f37_absurd_numbers_in_a_header_are_an_error() {
             a.save("INBOX", &format!("m{n}"));
         }
         a.dsync(&["backup"], &b).exits(0);
-        a.doveadm(&["force-resync", "INBOX"]);
+        // It takes a small limit to have the index written.
+        a.set(&["mail_index_rewrite_min_log_bytes=1", "mail_index_rewrite_max_log_bytes=1"]).save("INBOX", "m3");
         let file = a.index("INBOX").join("dovecot.index");
-        let mut bytes = std::fs::read(&file).expect("a resync writes the index");
+        let mut bytes = std::fs::read(&file).expect("Dovecot has written the index");
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         std::fs::write(&file, bytes).expect("write");
         let kept = b.subjects("INBOX");
         let r = a.dsync(&["backup"], &b);
-        assert!(matches!(r.code, Some(0 | 2 | 75)), "{at} {value}: {r:?}");
         assert!(!r.err.contains("panicked"), "{}", r.err);
-        assert_eq!(b.subjects("INBOX"), kept, "{at} {value}: {r:?}");
+        // The log may hold all that is needed; else nothing is touched.
+        match r.code {
+            Some(0) => assert_eq!(b.subjects("INBOX"), ["m1", "m2", "m3"], "{at} {value}"),
+            Some(75) => assert_eq!(b.subjects("INBOX"), kept, "{at} {value}"),
+            _ => panic!("{at} {value}: {r:?}"),
+        }
     }
 }

@@ -156,7 +156,7 @@ impl Names {
             storage_separator,
             inbox: ns.inbox,
             utf8: location.utf8,
-            escape: settings.listescape_char.or_else(|| (location.layout == Layout::Index).then_some('^')),
+            escape: settings.listescape_char,
             flat: location.layout.is_flat(),
             paths,
             checked: !location.no_fs_validation && !settings.full_filesystem_access && location.layout != Layout::Index,

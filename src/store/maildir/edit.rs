@@ -13,7 +13,7 @@ use super::record::Batch;
 use super::scan::Places;
 use super::uidlist::UidlistLock;
 use crate::index::{Bits, Durability, Index, Locked, State, plan_edits, raise};
-use crate::mail::{Edit, Floors, MailGuid, Result, Uid};
+use crate::mail::{Edit, Error, Floors, MailGuid, Result, Uid};
 
 /// Beyond so many edits one look at the directories is cheaper than a look at each file.
 const GUESSED: usize = 200;
@@ -56,7 +56,7 @@ impl Core {
         }
         locked.commit_all(&plan.changes, Durability::Later)?;
         locked.commit_all(&plan.expunge_transactions(Bits::INTERNAL_SYNC), Durability::Lazy)?;
-        self.carry_out_requests(lock, locked)
+        self.carry_out_requests(lock, locked)?.map_or(Ok(()), Err)
     }
 
     /// The places of these mails, where the index's flags tell their names.
@@ -76,11 +76,11 @@ impl Core {
         Ok(places)
     }
 
-    /// Carries out all that the log requests.
-    pub(super) fn carry_out_requests(&mut self, lock: &mut UidlistLock, locked: &mut Locked<'_>) -> Result<()> {
+    /// Carries out all that the log requests. Gives the reason why a mail could not be removed; that has been logged.
+    pub(super) fn carry_out_requests(&mut self, lock: &mut UidlistLock, locked: &mut Locked<'_>) -> Result<Option<Error>> {
         let waiting = requests(locked.state());
         if waiting.is_empty() && locked.state().pending().is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let state = locked.state();
         let mut changes = Vec::new();
@@ -118,7 +118,7 @@ impl Core {
         }
         batch.finish(Durability::Lazy)?;
         locked.maintain()?;
-        Ok(())
+        Ok(outcome.failed)
     }
 
     /// UIDs that a sync held back, as the index remembers them.

@@ -31,6 +31,8 @@ pub(super) struct Outcome {
     pub dirty: HashSet<u32>,
     /// Mails that could not be removed.
     pub kept: HashSet<u32>,
+    /// Why the first of them could not.
+    pub failed: Option<Error>,
     /// Something in the directories is not as it was.
     pub touched: bool,
     scanned: bool,
@@ -97,6 +99,7 @@ impl Core {
                 Err(e) => {
                     tracing::error!("UID {uid} cannot be expunged: {e}");
                     outcome.kept.insert(uid);
+                    outcome.failed.get_or_insert_with(|| e.into());
                     return Ok(());
                 }
             }

@@ -115,7 +115,9 @@ impl Core {
                 batch.spill()?;
             }
             batch.finish(Durability::Lazy)?;
-            self.carry_out_requests(&mut lock, &mut locked)?;
+            if let Some(e) = self.carry_out_requests(&mut lock, &mut locked)? {
+                return Err(e);
+            }
             let left = scan::scan(self.mailbox(), &list)?;
             if left.files > 0 {
                 let text = format!("{}: new mails came while the mailbox was being deleted", self.mailbox().display());

@@ -72,8 +72,13 @@ impl Core {
         if self.uidlist.known_stamp() != Some(stamp) {
             self.uidlist.forget();
         }
-        let header = self.uidlist.header()?;
-        if header.is_none_or(|(h, _)| h.guid.is_none() || Some(h.uidvalidity) != state.uid_validity()) {
+        let Some((header, _)) = self.uidlist.header()?.filter(|(h, _)| h.guid.is_some()) else { return Ok(Verdict::Changed) };
+        if Some(header.uidvalidity) != state.uid_validity() {
+            return Ok(Verdict::Changed);
+        }
+        // A Dovecot that found no uidlist writes an empty one first, and knows the old mails until it scans again.
+        let shortest = format!("3 V{} N1 G{:32}\n", header.uidvalidity, "").len() + state.len() * "1 :x\n".len();
+        if stamp.size < shortest as u64 {
             return Ok(Verdict::Changed);
         }
         let Ok((new, cur)) = scan::times(self.mailbox()) else { return Ok(Verdict::Changed) };
