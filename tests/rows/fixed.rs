@@ -45,7 +45,6 @@ fn f1_a_namespace_that_is_called_inbox() {
 }
 
 #[test]
-#[ignore = "the configuration of this test is not one of Dovecot 2.3"]
 fn f5_equal_positions_are_never_equal_mails() {
     if !have_dovecot() {
         return;
@@ -296,7 +295,6 @@ fn f27_a_renamed_hierarchy_leaves_no_root_behind() {
 }
 
 #[test]
-#[ignore = "does not hold: names that begin with ~ under LAYOUT=index"]
 fn f28_f29_odd_names_in_a_list_that_is_an_index() {
     if !have_dovecot() {
         return;
@@ -358,7 +356,6 @@ fn f31_maildirfolder_only_in_folders() {
 }
 
 #[test]
-#[ignore = "does not hold, or asks the wrong question: to be looked at"]
 fn f32_a_lost_uidlist_loses_and_doubles_nothing() {
     if !have_dovecot() {
         return;
@@ -402,7 +399,6 @@ fn set_writable(dir: &Path, writable: bool) {
 }
 
 #[test]
-#[ignore = "does not hold: the mailbox lock wants to write at the source"]
 fn f33_a_source_that_nobody_can_write_to() {
     if !have_dovecot() {
         return;
@@ -450,7 +446,6 @@ fn f35_a_log_that_is_just_being_rotated() {
 }
 
 #[test]
-#[ignore = "does not hold: a warning is printed when the rest is cut off"]
 fn f36_an_unfinished_record_is_not_damage() {
     if !have_dovecot() {
         return;
@@ -478,7 +473,6 @@ fn f36_an_unfinished_record_is_not_damage() {
 }
 
 #[test]
-#[ignore = "the set-up of this test is not right yet"]
 fn f37_absurd_numbers_in_a_header_are_an_error() {
     if !have_dovecot() {
         return;
