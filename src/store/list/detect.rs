@@ -54,11 +54,8 @@ pub(super) fn which_dbox(root: &Path) -> Result<Option<Driver>, LocationError> {
 pub(super) fn without_root(owner: &Owner) -> Result<Found, LocationError> {
     let nothing = || LocationError::NothingFound(home_text(owner));
     let home = owner.home.as_ref().ok_or_else(nothing)?;
-    let places = [
-        (Driver::Sdbox, "sdbox", "mailboxes"),
-        (Driver::Mdbox, "mdbox", "storage"),
-        (Driver::Maildir, "Maildir", "cur"),
-    ];
+    let places =
+        [(Driver::Sdbox, "sdbox", "mailboxes"), (Driver::Mdbox, "mdbox", "storage"), (Driver::Maildir, "Maildir", "cur")];
     for (driver, dir, inside) in places {
         let root = home.join(dir);
         if root.join(inside).is_dir() {

@@ -24,6 +24,7 @@ use crate::mail::{
 use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
 use crate::store::list::{Entry, Layout, List, Location};
+use crate::store::sieve::SieveFiles;
 use crate::store::{Account, Settings};
 
 pub use spaces::Side;
@@ -72,6 +73,8 @@ pub struct LocalStore {
     list_indexes: RefCell<HashMap<usize, ListIndex>>,
     /// `mail_attribute_dict`, where it is a file.
     attributes: Option<AttributeFile>,
+    /// The user's Sieve scripts, which are attributes of INBOX.
+    sieve: Option<SieveFiles>,
     /// What the last scan found, and what was made since.
     known: HashMap<MailboxName, Known>,
 }
@@ -104,6 +107,7 @@ impl LocalStore {
             selected: Vec::new(),
             list_indexes: RefCell::default(),
             attributes: None,
+            sieve: SieveFiles::of(&account.settings, &account.owner),
             known: HashMap::new(),
         };
         store.add_spaces(account, make_format)?;
@@ -216,8 +220,8 @@ impl Store for LocalStore {
         Ok(())
     }
 
-    fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
-        self.get_attributes(guid)
+    fn attributes(&mut self, name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        self.get_attributes(name, guid)
     }
 
     fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
