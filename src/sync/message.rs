@@ -149,6 +149,11 @@ pub trait Link {
     /// # Errors
     /// The other side is gone.
     fn recv(&mut self) -> Result<Message, LinkError>;
+
+    /// How many mails may be on their way to a side: bounds what they hold, open files above all.
+    fn window(&self) -> u32 {
+        64
+    }
 }
 
 /// The way between two brains of one process.

@@ -6,6 +6,7 @@
 mod attributes;
 mod brain;
 mod facts;
+mod flow;
 pub mod merge;
 mod message;
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::flow::Flow;
 use super::message::{Channel, Link as _, Message};
 use super::model::{ModelBox, ModelMail, ModelStore};
-use super::round::{Round, RoundReport, offer};
+use super::round::{self, Round, RoundReport, Start, offer};
 use super::tree::Side;
 use super::{Algorithm, Filter, Mode, Options, Report, Source, facts};
 use crate::mail::{
-    Flags, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Store as _, Timestamp, Uid, UidValidity,
+    Flags, Floors, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Store as _, Timestamp, Uid, UidValidity,
 };
 use crate::os::stop::Stop;
 
@@ -168,20 +169,20 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
     let Ok(Message::Offer(Ok(peer))) = link.recv() else { panic!("an offer") };
     let saved = saved.0.get(&own.guid).copied();
     let stop = Stop::new();
-    let mut round = Round {
-        side,
-        options,
-        link: &mut link,
-        mailbox: &mut *mailbox,
-        name: &name,
-        saved,
-        fresh: false,
-        unified: false,
-        stop: &stop,
-        report: RoundReport::default(),
-    };
-    let mut sent = false;
-    round.run((own, *peer), guids, &mut sent).expect("the model never fails");
+    let start = Start { side, options, saved, fresh: false, unified: false, stop: &stop };
+    let mut report = RoundReport::default();
+    if start.nothing_to_do(&own, &peer) {
+        report.state = Some(start.state_of(&own, &peer));
+        let floors = start.floors(own.status, peer.status);
+        if floors != Floors::default() {
+            mailbox.raise(&floors).expect("the model never fails");
+        }
+        return report;
+    }
+    let mut rounds = [Ok(Round { start, mailbox, name: &name, report })];
+    round::run(&mut rounds, &mut Flow::new(&mut link)).expect("the model never fails");
+    let [Ok(round)] = rounds else { panic!("the model never fails") };
+    assert!(round.report.failed.is_none(), "{:?}", round.report.failed);
     round.report
 }
 
