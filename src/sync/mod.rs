@@ -5,6 +5,7 @@
 
 mod attributes;
 mod brain;
+pub mod dovecot;
 mod facts;
 pub mod merge;
 mod message;
