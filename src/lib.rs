@@ -11,6 +11,8 @@ pub mod index;
 
 pub mod store;
 
+pub mod wire;
+
 pub mod sync;
 
 pub mod config;

@@ -5,6 +5,8 @@
 
 mod attributes;
 mod brain;
+mod carry;
+pub mod dovecot;
 mod facts;
 mod flow;
 pub mod merge;

@@ -5,25 +5,21 @@
 //! expunges; counters last, when everything before has succeeded. A stop in between leaves a valid mailbox with a part of
 //! the new mails, which the next run finds by UID and GUID.
 
-mod import;
+mod exchange;
 mod together;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use self::import::Import;
 pub use self::together::{Entrant, run};
+use super::carry::{Carry, Import, Step, held_back};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
-use super::merge::{self, Context, Facts, Item, Merged, Missing, NewGuids, Outcome};
+use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
 use super::message::{Failure, LinkError, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
 use super::{Algorithm, MailboxState, Mode, Options, Source};
-use crate::mail::{
-    self, Class, Edit, EditKind, Floors, Identity, Mailbox, MailboxName, ModSeq, NewMail, Rebuild, RebuildFrom, RebuildMail,
-    Since, Uid,
-};
+use crate::mail::{self, Class, Floors, Mailbox, MailboxName, ModSeq, Since, Uid};
 use crate::os::stop::Stop;
 
 /// Rounds for a mailbox that others keep changing.
@@ -311,13 +307,11 @@ impl Round<'_> {
             }
             Ok(guid)
         });
-        guid.map_err(|e| self.bad(uid, e)).ok()
+        guid.map_err(|e| self.carry().bad(uid, e)).ok()
     }
 
-    fn bad(&mut self, uid: Uid, error: mail::Error) {
-        if error.class() != Class::Expunged && !self.report.bad.iter().any(|b| b.uid == uid) {
-            self.report.bad.push(BadMail { uid, error });
-        }
+    fn carry(&mut self) -> Carry<'_> {
+        Carry { side: self.start.side, mailbox: &mut *self.mailbox, name: self.name, report: &mut self.report }
     }
 
     fn own(&self, m: &Merged) -> Option<Uid> {
@@ -351,7 +345,7 @@ impl Round<'_> {
         } else {
             Vec::new()
         };
-        let mut import = Import::new(outcome.rebuild);
+        let mut import = Import { rebuild: outcome.rebuild, ..Import::default() };
         if receives {
             let identity = self.mailbox.status().identity;
             let rebuild = outcome.rebuild;
@@ -361,8 +355,8 @@ impl Round<'_> {
             }
             for m in &outcome.mails {
                 match self.own(m) {
-                    None if m.copied && self.peers(m).is_some() => import.fetch(m),
-                    Some(u) if u != m.uid && !rebuild => import.move_from(u, m),
+                    None if m.copied && self.peers(m).is_some() => import.steps.push(Step::Fetch(m)),
+                    Some(u) if u != m.uid && !rebuild => import.steps.push(Step::Move(u, m)),
                     _ => {}
                 }
             }
@@ -371,13 +365,13 @@ impl Round<'_> {
         if !receives {
             return Ok(false);
         }
-        let held = self.held_back(own, peer, outcome, &import);
+        let held = held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable);
         if outcome.rebuild {
-            self.rebuild(own, peer, outcome, &import)?;
+            self.carry().rebuild(own, peer, outcome, &import)?;
             self.mailbox.hold_back(&held)?;
             return Ok(false);
         }
-        self.edit(own, outcome)?;
+        self.carry().edit(own, outcome)?;
         let complete = self.start.options.filter.is_empty() || self.mode() != Mode::TwoWay;
         self.mailbox.hold_back(&held)?;
         self.mailbox.raise(&Floors {
@@ -386,97 +380,6 @@ impl Round<'_> {
             highest_modseq: ModSeq(0),
         })?;
         Ok(import.surprised)
-    }
-
-    /// UIDs that the own side does not have although the other side does, for no fault of its users. Without this memory a
-    /// later two-way run would take these mails for expunged.
-    fn held_back(&self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
-        let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
-        let two_way = self.mode() == Mode::TwoWay;
-        let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
-        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
-        let of_mails = outcome.mails.iter().filter(|m| self.own(m).is_none()).filter(failed).map(|m| m.uid);
-        // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
-        let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
-        let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
-        let mut uids: Vec<Uid> = of_mails.chain(of_source).filter(|u| !here.contains(u)).collect();
-        uids.sort_unstable();
-        uids.dedup();
-        let mut ranges: Vec<(Uid, Uid)> = Vec::new();
-        for uid in uids {
-            match ranges.last_mut() {
-                Some((_, last)) if last.next() == uid => *last = uid,
-                _ => ranges.push((uid, uid)),
-            }
-        }
-        ranges
-    }
-
-    /// Flags, and mails that have to go.
-    fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
-        let mut stays: HashSet<Uid> = HashSet::with_capacity(outcome.mails.len());
-        let mut edits = Vec::new();
-        for m in &outcome.mails {
-            let Some(uid) = self.own(m) else { continue };
-            stays.insert(uid);
-            let Some(item) = own.item(uid).filter(|_| uid == m.uid) else { continue };
-            if item.flags == m.flags && item.keywords == m.keywords {
-                continue;
-            }
-            self.report.done.flags += 1;
-            edits.push(Edit {
-                uid,
-                expect: item.guid,
-                kind: EditKind::Flags {
-                    add: m.flags.without(item.flags),
-                    remove: item.flags.without(m.flags),
-                    add_keywords: m.keywords.without(&item.keywords),
-                    remove_keywords: item.keywords.without(&m.keywords),
-                    modseq: m.modseq,
-                },
-            });
-        }
-        for item in own.items.iter().filter(|i| !stays.contains(&i.uid)) {
-            self.report.done.expunged += 1;
-            edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
-        }
-        if edits.is_empty() {
-            return Ok(());
-        }
-        edits.sort_by_key(|e| e.uid);
-        Ok(self.mailbox.edit(&edits)?)
-    }
-
-    fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Result<()> {
-        let mut mails = Vec::with_capacity(outcome.mails.len());
-        for m in &outcome.mails {
-            let (mail, from) = match (self.own(m), import.order.get(&m.uid)) {
-                (Some(uid), _) => {
-                    let (guid, facts) = match (self.mailbox.guid(uid), self.mailbox.facts(uid)) {
-                        (Ok(g), Ok(f)) => (g, f),
-                        // It cannot be told what it is, but it stays.
-                        (Err(e), _) | (_, Err(e)) => return Err(RoundError::Own(e.at(format!("UID {uid}")))),
-                    };
-                    (new_mail(m, guid, &facts), RebuildFrom::Present(uid))
-                }
-                // Its place among the staged mails; the text itself came with all the rest.
-                (None, Some(&n)) => match import.staged_mails.get(n) {
-                    Some(mail) => (mail.clone(), RebuildFrom::Staged(n)),
-                    None => continue,
-                },
-                (None, None) => continue,
-            };
-            mails.push(RebuildMail { mail, from });
-        }
-        let highest = peer.status.highest_modseq.max(own.status.highest_modseq);
-        self.mailbox.rebuild(Rebuild {
-            identity: Identity { guid: own.status.identity.guid, uidvalidity: outcome.uidvalidity, uid_next: outcome.uid_next },
-            first_recent: outcome.first_recent,
-            highest_modseq: highest,
-            mails,
-        })?;
-        self.report.done.rebuilt += 1;
-        Ok(())
     }
 
     /// Both sides have done their part. Says whether another round is needed: somebody else was at work, too.
@@ -509,19 +412,5 @@ pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
         digest: facts::digest(mailbox.mails(), Some(&guids.all)),
         doubtful: guids.all.iter().any(Option::is_none),
         attributes: None,
-    }
-}
-
-fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
-    NewMail {
-        uid: m.uid,
-        guid,
-        flags: m.flags,
-        keywords: m.keywords.clone(),
-        modseq: m.modseq,
-        received: facts.received,
-        saved: facts.saved,
-        pop3_uidl: facts.pop3_uidl.clone(),
-        pop3_order: facts.pop3_order,
     }
 }
