@@ -481,6 +481,15 @@ pub trait Mailbox {
     /// Damage, locks, I/O.
     fn refresh(&mut self) -> Result<()>;
 
+    /// Takes a new view of what is written down, own changes included. What others have done to the files and not written
+    /// down waits for the next [`Mailbox::refresh`].
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn renew(&mut self) -> Result<()> {
+        self.refresh()
+    }
+
     /// The numbers of the present view.
     fn status(&self) -> Status;
 

@@ -1,15 +1,19 @@
 //! One brain: the whole run as its side sees it (sync.md 2).
 //!
 //! 1. Both send their trees. Each plans the same outcome and changes its own tree.
-//! 2. Mailbox by mailbox, in the same order on both sides: [`super::round`].
+//! 2. Both look at their mailboxes, some at a time: [`survey`]. Those that need work are locked, one side after the other,
+//!    looked at again, and carried through, one by one and in the same order on both sides: [`super::round`].
 //! 3. The slave purges if that was asked for; both say how it went.
 //!
 //! A mailbox that cannot be used is left out on both sides, and the others go on.
+
+mod survey;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::survey::Waiting;
 use super::message::{Attributes, Failure, Finish, Link, LinkError, Message, Offer};
 use super::report::Report;
 use super::round::{Round, RoundError, offer};
@@ -103,15 +107,22 @@ impl Brain<'_> {
         let plan = self.sync_tree(&own, &peer)?;
         if self.options.only != Only::TreeOnly {
             let guids = (tree_guids(&own), tree_guids(&peer));
-            for pair in &plan.mailboxes {
-                if let Some(signal) = self.stop.requested() {
-                    return Err(End::Own(mail::Error::new(Class::Temporary, format!("Killed with signal {signal}"))));
+            for portion in survey::portions(&plan.mailboxes, [&own, &peer]) {
+                for Waiting { pair, mailbox } in self.survey(&plan.mailboxes[portion])? {
+                    self.check_stop()?;
+                    let unified = !(guids.0.contains(&pair.guid) && guids.1.contains(&pair.guid));
+                    self.mailbox(pair, mailbox, unified)?;
                 }
-                let unified = !(guids.0.contains(&pair.guid) && guids.1.contains(&pair.guid));
-                self.mailbox(pair, unified)?;
             }
         }
         self.finish()
+    }
+
+    fn check_stop(&self) -> Result<(), End> {
+        match self.stop.requested() {
+            None => Ok(()),
+            Some(signal) => Err(End::Own(mail::Error::new(Class::Temporary, format!("Killed with signal {signal}")))),
+        }
     }
 
     fn sync_tree(&mut self, own: &Tree, peer: &Tree) -> Result<Plan, End> {
@@ -153,9 +164,9 @@ impl Brain<'_> {
         }
     }
 
-    fn mailbox(&mut self, pair: &Paired, unified: bool) -> Result<(), End> {
+    fn mailbox(&mut self, pair: &Paired, mailbox: Box<dyn Mailbox>, unified: bool) -> Result<(), End> {
         let name = &pair.local;
-        let opened = self.open_in_turn(pair)?;
+        let opened = self.lock_in_turn(pair, mailbox)?;
         let attributes = opened.is_ok().then(|| self.attributes(pair)).flatten();
         let said = match &opened {
             Ok((mailbox, guids)) => {
@@ -165,13 +176,7 @@ impl Brain<'_> {
             Err(e) => Err(Failure::from(e)),
         };
         self.link.send(Message::Offer(said.clone()))?;
-        let theirs = loop {
-            match self.link.recv()? {
-                Message::Offer(o) => break o,
-                Message::Credit(_) => {}
-                other => return Err(unexpected(&other, "a mailbox")),
-            }
-        };
+        let theirs = self.recv_offer()?;
         let (mut mailbox, guids) = match opened {
             Ok(o) => o,
             Err(e) => {
@@ -249,8 +254,19 @@ impl Brain<'_> {
         }
     }
 
-    /// Opens the own mailbox when it is this side's turn. Only the locks are taken one after the other.
-    fn open_in_turn(&mut self, pair: &Paired) -> Result<mail::Result<Opened>, End> {
+    /// The next offer; what else comes is the rest of a finished exchange.
+    fn recv_offer(&mut self) -> Result<std::result::Result<Box<Offer>, Failure>, End> {
+        loop {
+            match self.link.recv()? {
+                Message::Offer(offer) => return Ok(offer),
+                Message::Credit(_) => {}
+                other => return Err(unexpected(&other, "a mailbox")),
+            }
+        }
+    }
+
+    /// Locks the own mailbox when it is this side's turn, and looks at it again. Only the locks are taken one after the other.
+    fn lock_in_turn(&mut self, pair: &Paired, mailbox: Box<dyn Mailbox>) -> Result<mail::Result<Opened>, End> {
         let is_first = self.side == self.options.locks_first;
         if !is_first {
             loop {
@@ -261,15 +277,17 @@ impl Brain<'_> {
                 }
             }
         }
-        let locked = self.lock(pair);
+        let locked = self.lock(pair, mailbox);
         if is_first {
             self.link.send(Message::Locked)?;
         }
-        Ok(locked.and_then(|mailbox| Self::look(mailbox, pair)))
+        Ok(locked.and_then(|mut mailbox| {
+            mailbox.refresh()?;
+            Self::look(mailbox, pair)
+        }))
     }
 
-    fn lock(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
-        let mut mailbox = self.store.open(&pair.local)?;
+    fn lock(&self, pair: &Paired, mut mailbox: Box<dyn Mailbox>) -> mail::Result<Box<dyn Mailbox>> {
         match mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK)) {
             // A source that cannot be written to is a source like any other: nothing will be changed there.
             Err(e) if e.class() == Class::Permission && self.options.mode.is_source(self.side) => {
@@ -281,7 +299,6 @@ impl Brain<'_> {
     }
 
     fn look(mut mailbox: Box<dyn Mailbox>, pair: &Paired) -> mail::Result<Opened> {
-        mailbox.refresh()?;
         if mailbox.status().identity.guid != pair.guid {
             return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
         }
@@ -363,7 +380,7 @@ impl Brain<'_> {
     }
 }
 
-/// A mailbox that is ready for its round.
+/// A mailbox that was looked at.
 type Opened = (Box<dyn Mailbox>, facts::Guids);
 
 enum End {

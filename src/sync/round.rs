@@ -89,6 +89,85 @@ pub struct Round<'a, L: Link> {
     pub report: RoundReport,
 }
 
+/// What a side knows before it has looked at the mailbox.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    /// Which side it is.
+    pub side: Side,
+    /// What was asked for.
+    pub options: &'a Options,
+    /// The mailbox's entry in the saved state.
+    pub saved: Option<MailboxState>,
+    /// See [`Round::fresh`].
+    pub fresh: bool,
+}
+
+impl Start<'_> {
+    /// Nothing at all is to be done, at neither side. Both sides come to the same answer.
+    pub fn is_settled(&self, own: &Offer, peer: &Offer) -> bool {
+        let differ = own.attributes.zip(peer.attributes).is_some_and(|(a, b)| a != b);
+        let peers_side = if self.side == Side::Master { Side::Slave } else { Side::Master };
+        !differ
+            && self.nothing_to_do(own, peer)
+            && self.floors(self.side, own.status, peer.status) == Floors::default()
+            && self.floors(peers_side, peer.status, own.status) == Floors::default()
+    }
+
+    fn nothing_to_do(&self, a: &Offer, b: &Offer) -> bool {
+        let equal = a.status.identity == b.status.identity && a.status.messages == b.status.messages && a.digest == b.digest;
+        if equal && !a.doubtful && !b.doubtful {
+            return true;
+        }
+        // A state proves that a side has not changed; it takes both sides' counters to prove that nothing has to be done.
+        let unchanged = |o: &Offer, s: &MailboxState| {
+            s.uidvalidity == Some(o.status.identity.uidvalidity)
+                && s.last_common.map(Uid::next) == Some(o.status.identity.uid_next)
+                && s.modseq == o.status.highest_modseq
+                && s.messages == o.status.messages
+                && o.capabilities.keeps_modseqs
+        };
+        !self.fresh
+            && matches!(self.options.algorithm, Algorithm::State(_))
+            && !a.doubtful
+            && !b.doubtful
+            && self.saved.as_ref().is_some_and(|s| unchanged(a, s) && unchanged(b, s))
+    }
+
+    /// What a side has to raise to be level with the other one.
+    fn floors(&self, side: Side, own: mail::Status, peer: mail::Status) -> Floors {
+        if self.options.mode.is_source(side) || matches!(self.options.mode, Mode::OneWay(_)) {
+            return Floors::default();
+        }
+        Floors {
+            uid_next: None,
+            first_recent: (peer.first_recent > own.first_recent && peer.first_recent <= own.identity.uid_next)
+                .then_some(peer.first_recent),
+            highest_modseq: if peer.highest_modseq > own.highest_modseq { peer.highest_modseq } else { ModSeq(0) },
+        }
+    }
+
+    /// What the state string says of a mailbox in which nothing was to be done.
+    pub fn state_of(&self, own: &Offer, peer: &Offer) -> MailboxState {
+        let (a, b) = (own.status, peer.status);
+        MailboxState {
+            uidvalidity: Some(a.identity.uidvalidity),
+            last_common: previous(a.identity.uid_next.min(b.identity.uid_next)),
+            modseq: self.common_modseq(a, b),
+            private_modseq: a.highest_private_modseq.min(b.highest_private_modseq),
+            messages: a.messages,
+        }
+    }
+
+    /// Both sides' modseq once the lower one is raised; the lower one where it is not.
+    fn common_modseq(&self, a: mail::Status, b: mail::Status) -> ModSeq {
+        if self.options.mode == Mode::TwoWay {
+            a.highest_modseq.max(b.highest_modseq)
+        } else {
+            a.highest_modseq.min(b.highest_modseq)
+        }
+    }
+}
+
 struct Sides<T> {
     own: T,
     peer: T,
@@ -104,7 +183,7 @@ impl<L: Link> Round<'_, L> {
             *sent_done = false;
             let sides = Sides { own: offers.0, peer: offers.1 };
             self.report.bad.append(&mut guids.bad);
-            if self.nothing_to_do(&sides) {
+            if self.start().nothing_to_do(&sides.own, &sides.peer) {
                 // Nor for the other side: it goes on, whatever happens here.
                 *sent_done = true;
                 self.level(&sides)?;
@@ -181,25 +260,8 @@ impl<L: Link> Round<'_, L> {
         !matches!(self.options.mode, Mode::OneWay(_))
     }
 
-    fn nothing_to_do(&self, sides: &Sides<Offer>) -> bool {
-        let (a, b) = (&sides.own, &sides.peer);
-        let equal = a.status.identity == b.status.identity && a.status.messages == b.status.messages && a.digest == b.digest;
-        if equal && !a.doubtful && !b.doubtful {
-            return true;
-        }
-        // A state proves that a side has not changed; it takes both sides' counters to prove that nothing has to be done.
-        let unchanged = |o: &Offer, s: &MailboxState| {
-            s.uidvalidity == Some(o.status.identity.uidvalidity)
-                && s.last_common.map(Uid::next) == Some(o.status.identity.uid_next)
-                && s.modseq == o.status.highest_modseq
-                && s.messages == o.status.messages
-                && o.capabilities.keeps_modseqs
-        };
-        !self.fresh
-            && matches!(self.options.algorithm, Algorithm::State(_))
-            && !a.doubtful
-            && !b.doubtful
-            && self.saved.as_ref().is_some_and(|s| unchanged(a, s) && unchanged(b, s))
+    const fn start(&self) -> Start<'_> {
+        Start { side: self.side, options: self.options, saved: self.saved, fresh: self.fresh }
     }
 
     fn facts(&mut self, guids: &facts::Guids) -> Result<Facts> {
@@ -425,9 +487,10 @@ impl<L: Link> Round<'_, L> {
 
     fn mail_text(&mut self, uid: Uid, moved: &HashMap<Uid, Uid>) -> Message {
         let text = |mailbox: &mut dyn Mailbox, at: Uid| -> mail::Result<MailText> {
-            let guid = mailbox.guid(at)?;
-            let facts = mailbox.facts(at)?;
+            // The text first: whoever has opened a mail knows the rest of it.
             let body = mailbox.body(at)?;
+            let facts = mailbox.facts(at)?;
+            let guid = mailbox.guid(at)?;
             Ok(MailText { uid, guid, facts, body })
         };
         let mut result = text(self.mailbox, uid);
@@ -576,8 +639,10 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn end_round(&mut self, acted: bool, surprised: bool, sent_done: &mut bool) -> Result<Sides<RoundEnd>> {
-        if acted || surprised {
+        if surprised {
             self.mailbox.refresh()?;
+        } else if acted {
+            self.mailbox.renew()?;
         }
         let own = RoundEnd { status: self.mailbox.status(), digest: facts::digest(self.mailbox.mails(), None), acted, surprised };
         self.link.send(Message::Done(Ok(own)))?;
@@ -598,15 +663,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn raise_to(&mut self, own: mail::Status, peer: mail::Status) -> mail::Result<()> {
-        if self.is_source() || matches!(self.options.mode, Mode::OneWay(_)) {
-            return Ok(());
-        }
-        let floors = Floors {
-            uid_next: None,
-            first_recent: (peer.first_recent > own.first_recent && peer.first_recent <= own.identity.uid_next)
-                .then_some(peer.first_recent),
-            highest_modseq: if peer.highest_modseq > own.highest_modseq { peer.highest_modseq } else { ModSeq(0) },
-        };
+        let floors = self.start().floors(self.side, own, peer);
         if floors != Floors::default() {
             self.mailbox.raise(&floors)?;
         }
@@ -614,14 +671,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn remember(&mut self, sides: &Sides<Offer>) {
-        let (a, b) = (sides.own.status, sides.peer.status);
-        self.report.state = Some(MailboxState {
-            uidvalidity: Some(a.identity.uidvalidity),
-            last_common: previous(a.identity.uid_next.min(b.identity.uid_next)),
-            modseq: self.common_modseq(a, b),
-            private_modseq: a.highest_private_modseq.min(b.highest_private_modseq),
-            messages: a.messages,
-        });
+        self.report.state = Some(self.start().state_of(&sides.own, &sides.peer));
     }
 
     fn remember_end(&mut self, sides: &Sides<Offer>, ends: &Sides<RoundEnd>, outcome: &Outcome) {
@@ -629,7 +679,7 @@ impl<L: Link> Round<'_, L> {
         let undisturbed = ends.own.digest == ends.peer.digest && !ends.own.surprised && !ends.peer.surprised;
         // Where others were at work, only what was known at the start is known to be exchanged.
         let modseq = if undisturbed {
-            self.common_modseq(a, b)
+            self.start().common_modseq(a, b)
         } else {
             sides.own.status.highest_modseq.min(sides.peer.status.highest_modseq)
         };
@@ -643,15 +693,6 @@ impl<L: Link> Round<'_, L> {
             private_modseq: a.highest_private_modseq.min(b.highest_private_modseq),
             messages: a.messages,
         });
-    }
-
-    /// Both sides' modseq once the lower one is raised; the lower one where it is not.
-    fn common_modseq(&self, a: mail::Status, b: mail::Status) -> ModSeq {
-        if self.options.mode == Mode::TwoWay {
-            a.highest_modseq.max(b.highest_modseq)
-        } else {
-            a.highest_modseq.min(b.highest_modseq)
-        }
     }
 }
 
