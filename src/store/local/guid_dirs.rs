@@ -95,6 +95,10 @@ impl Mailbox for InGuidDirectory {
         self.inner.status()
     }
 
+    fn renew(&mut self) -> Result<()> {
+        self.inner.renew()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

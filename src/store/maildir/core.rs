@@ -199,7 +199,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::with_file`], or it is no file.
-    pub fn open_mail(&mut self, uid: Uid) -> Result<(File, PathBuf, u64)> {
+    pub fn open_mail(&mut self, uid: Uid) -> Result<(File, PathBuf, Metadata)> {
         let (file, path, meta) = self.with_file(uid, |path| {
             let file = File::open(path)?;
             let meta = file.metadata()?;
@@ -208,7 +208,7 @@ impl Core {
         if !meta.is_file() {
             return Err(Error::new(Class::Temporary, format!("UID {uid}: {} is not a file", path.display())));
         }
-        Ok((file, path, meta.len()))
+        Ok((file, path, meta))
     }
 }
 

@@ -87,6 +87,15 @@ impl FactTable {
         self.slots.get(at)?.as_ref()
     }
 
+    /// Notes what was read of a mail for another reason.
+    pub fn learn(&mut self, at: usize, message: &Message, guid128: Guid128) {
+        if let Some(slot) = self.slots.get_mut(at)
+            && slot.is_none()
+        {
+            *slot = Known::of(message, guid128).ok();
+        }
+    }
+
     /// Reads the metadata of the mail at `at`, and of more and more behind it as long as the next one is asked for.
     ///
     /// `place` tells where a mail is, if it is known, with its 16-byte GUID. Damage of other mails is left for their turn.
