@@ -12,5 +12,7 @@ pub mod mdbox;
 pub mod sdbox;
 mod settings;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use attributes::AttributeFile;
 pub use formats::open;
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};
