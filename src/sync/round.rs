@@ -449,7 +449,8 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
-        let mail = new_mail(m, text.guid, &text.facts);
+        let in_alt = self.options.placement.in_alt(&text.facts);
+        let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
         match self.mailbox.stage(mail.clone(), text.body) {
             Ok(()) => {
                 if import.rebuild {
@@ -683,6 +684,7 @@ fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
         saved: facts.saved,
         pop3_uidl: facts.pop3_uidl.clone(),
         pop3_order: facts.pop3_order,
+        in_alt: facts.in_alt,
     }
 }
 

@@ -13,7 +13,7 @@
 //!
 //! A reference is counted before a mailbox shows it and uncounted after it has gone, so no kill leaves a count too low.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use super::files::Files;
@@ -77,14 +77,17 @@ pub(super) fn publish(map: &mut LockedMap<'_>, files: &Files, temps: HashMap<usi
     let first = map.reserve(files, count)?;
     let mut temps: Vec<_> = temps.into_iter().collect();
     temps.sort_unstable_by_key(|(at, _)| *at);
+    let mut dirs = BTreeSet::new();
     for (id, (at, mut temp)) in (first..).zip(temps) {
-        let path = files.path(id);
+        // In the primary or in the alternative storage, as it was begun.
+        let path = temp.path().with_file_name(Files::name(id));
+        dirs.extend(path.parent().map(ToOwned::to_owned));
         temp.publish(&path)?;
         published.paths.push(path);
         published.ids.insert(at, id);
     }
     if fsync != Fsync::Never {
-        fs::fsync_dir(files.storage())?;
+        dirs.iter().try_for_each(|dir| fs::fsync_dir(dir))?;
     }
     Ok(published)
 }

@@ -73,8 +73,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
     while let Some((uid, at)) = queue.pop_first() {
         let owner = Owner { mailbox: identity.guid, uid };
         match publish(files, &mut staged[at], owner)? {
-            Outcome::Published { ours } => {
-                let in_alt = staged[at].linked.as_ref().is_some_and(|l| l.in_alt);
+            Outcome::Published { ours, in_alt } => {
                 published.insert(uid, Published { mail: Some(at), ours, in_alt });
             }
             Outcome::Taken => {
@@ -218,7 +217,7 @@ impl Log {
 /// What became of giving a file its final name.
 enum Outcome {
     /// The mail is there. `ours`: by our doing.
-    Published { ours: Option<PathBuf> },
+    Published { ours: Option<PathBuf>, in_alt: bool },
     /// Another mail is there that no index knows.
     Taken,
 }
@@ -227,8 +226,9 @@ enum Outcome {
 fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> {
     let missing = || Error::new(Class::Temporary, "a staged mail has no file");
     let mut temp = staged.temp.take().ok_or_else(missing)?;
-    let in_alt = staged.linked.as_ref().is_some_and(|l| l.in_alt);
-    let path = if in_alt { files.in_alt(owner.uid) } else { None }.unwrap_or_else(|| files.primary(owner.uid));
+    let primary = files.primary(owner.uid);
+    let alt = if staged.in_alt { files.in_alt(owner.uid) } else { None };
+    let path = alt.as_ref().unwrap_or(&primary);
     if let Some(linked) = &staged.linked
         && let Some((attachments, parts)) = &linked.external
     {
@@ -236,26 +236,30 @@ fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> 
     }
     // Each turn takes away what was in the way, so there are few.
     for _ in 0..8 {
-        match temp.publish(&path) {
-            Ok(()) => return Ok(Outcome::Published { ours: Some(path) }),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e.into()),
+        // Whoever reads a mail looks into the primary storage first.
+        let path = if alt.is_some() && primary.exists() { &primary } else { path };
+        if alt.as_ref().is_none_or(|alt| alt == path) {
+            match temp.publish(path) {
+                Ok(()) => return Ok(Outcome::Published { ours: Some(path.clone()), in_alt: alt.is_some() }),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        match DboxFile::open(&path).and_then(|file| file.message(0).map(|message| (file, message))) {
+        match DboxFile::open(path).and_then(|file| file.message(0).map(|message| (file, message))) {
             Ok((file, message)) => {
                 let same = message.plain_size() == staged.sizes.0 && same_metadata(&staged.mail, &message.metadata);
                 if !same {
                     staged.temp = Some(temp);
                     return Ok(Outcome::Taken);
                 }
-                fs::fsync(file.file(), &path)?;
-                return Ok(Outcome::Published { ours: None });
+                fs::fsync(file.file(), path)?;
+                return Ok(Outcome::Published { ours: None, in_alt: *path != primary });
             }
             Err(e) if e.is_not_found() => {}
             Err(e) => {
                 let aside = path.with_file_name(temp_name());
                 tracing::warn!("{e}; no index knows this file, it is {} now", aside.display());
-                fs::rename_new(&path, &aside)?;
+                fs::rename_new(path, &aside)?;
             }
         }
     }
