@@ -155,6 +155,10 @@ fn arrivals<'s>(
     let mut arrivals = Vec::with_capacity(staged.len());
     for i in order {
         let s = &staged[i];
+        // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
+        if s.original.is_some_and(|uid| !state.keeps(uid)) {
+            continue;
+        }
         let map_uid = match (s.text, published.place(&s.text)) {
             (Text::Reference(map_uid), _) => map_uid,
             (Text::New { .. }, Some(place)) => {
@@ -164,7 +168,6 @@ fn arrivals<'s>(
             }
             (Text::New { .. }, None) => return Err(Error::new(Class::Temporary, "a staged mail has lost its file")),
         };
-        // Whoever has expunged the original meanwhile has uncounted it, too.
         let gone = s.original.and_then(|uid| {
             let reference = view::reference(state, state.row(uid)?);
             Some((uid, reference.record?.map_uid, reference.guid))

@@ -68,7 +68,12 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
     let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
     let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
 
-    let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
+    // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
+    for staged in staged.iter_mut().filter(|s| s.replaces.as_ref().is_some_and(|r| !locked.state().keeps(r.uid))) {
+        (staged.replaces, staged.temp) = (None, None);
+    }
+    let there = |(_, at): &(Uid, usize)| staged[*at].temp.is_some();
+    let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).filter(there).collect();
     let mut last = uids.iter().copied().max().unwrap_or(Uid::FIRST);
     while let Some((uid, at)) = queue.pop_first() {
         let owner = Owner { mailbox: identity.guid, uid };
@@ -96,7 +101,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         }
     }
 
-    let offsets = cache::write(&mut locked, &cache_records(staged, published));
+    let offsets = cache::write(&mut locked, &cache_records(staged, published))?;
     let pop3 = view::header(locked.state()).map(|header| view::pop3(locked.state(), &header));
     let pop3 = pop3.map_err(|e| super::bad_index(place, e))?;
     let mut log = Log::new(locked.state().keeps_modseqs(), pop3);
@@ -104,9 +109,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         match entry.mail {
             None => log.stranger(uid),
             Some(at) => {
-                // Who has expunged the original meanwhile was faster.
-                let original = staged[at].replaces.as_ref().filter(|r| locked.state().row(r.uid).is_some());
-                if let Some(original) = original {
+                if let Some(original) = &staged[at].replaces {
                     log.open.expunge(original.uid, original.guid);
                 }
                 let extra = if entry.in_alt { IN_ALT } else { 0 };
