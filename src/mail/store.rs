@@ -245,6 +245,8 @@ pub struct Facts {
     pub pop3_order: u32,
     /// Size with CRLF line ends, where it is recorded.
     pub virtual_size: Option<u64>,
+    /// It lies in the alternative storage (`ALT=`).
+    pub in_alt: bool,
 }
 
 /// From where the transaction log is read.
@@ -363,6 +365,8 @@ pub struct NewMail {
     pub pop3_uidl: Option<String>,
     /// POP3 order; 0 = none.
     pub pop3_order: u32,
+    /// Its text is to lie in the alternative storage. Storages that have none, or none that is there, keep it with the others.
+    pub in_alt: bool,
 }
 
 /// What becomes of the mail that [`Mailbox::stage_copy`] copies.

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Mode;
 use super::facts::BadMail;
 use super::merge::{Facts, Item, Merged, Outcome};
 use super::message::{Gone, MailText, Message};
 use super::round::{RoundError, RoundReport};
 use super::tree::Side;
+use super::{Mode, Placement};
 use crate::mail::{
     self, Class, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, SaveError,
     Uid,
@@ -18,6 +18,7 @@ type Result<T> = std::result::Result<T, RoundError>;
 /// One side's hands.
 pub(super) struct Carry<'a> {
     pub side: Side,
+    pub placement: Placement,
     pub mailbox: &'a mut dyn Mailbox,
     pub name: &'a MailboxName,
     pub report: &'a mut RoundReport,
@@ -100,7 +101,8 @@ impl Carry<'_> {
     }
 
     pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
-        let mail = new_mail(m, text.guid, &text.facts);
+        let in_alt = self.placement.in_alt(&text.facts);
+        let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
         match self.mailbox.stage(mail.clone(), text.body) {
             Ok(()) => {
                 if import.rebuild {
@@ -244,6 +246,7 @@ fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
         saved: facts.saved,
         pop3_uidl: facts.pop3_uidl.clone(),
         pop3_order: facts.pop3_order,
+        in_alt: facts.in_alt,
     }
 }
 

@@ -226,6 +226,7 @@ impl Mailbox for MaildirMailbox {
             pop3_order: entry.get(b'O').and_then(name::number).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             // A size below that of the file cannot be true.
             virtual_size: with_crlf.filter(|w| *w >= meta.len()),
+            in_alt: false,
         })
     }
 

@@ -17,6 +17,8 @@ mod edit;
 mod facts;
 mod files;
 mod frozen;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod identity;
 mod keywords;

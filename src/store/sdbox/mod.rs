@@ -3,6 +3,7 @@
 //! The index is no cache here: what it has lost is lost. So nothing is ever written to a mailbox whose index is not sound,
 //! and every writing module says at its top in which order it writes and what a kill after each step leaves.
 
+mod alt;
 mod cache;
 mod commit;
 mod create;

@@ -311,7 +311,13 @@ impl Round<'_> {
     }
 
     fn carry(&mut self) -> Carry<'_> {
-        Carry { side: self.start.side, mailbox: &mut *self.mailbox, name: self.name, report: &mut self.report }
+        Carry {
+            side: self.start.side,
+            placement: self.start.options.placement,
+            mailbox: &mut *self.mailbox,
+            name: self.name,
+            report: &mut self.report,
+        }
     }
 
     fn own(&self, m: &Merged) -> Option<Uid> {
