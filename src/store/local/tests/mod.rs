@@ -361,6 +361,13 @@ fn which_namespaces_take_part() {
     let e = store.select(&Selection::All).expect_err("one cannot be used");
     assert_eq!(e.to_string(), "Namespace 'broken/': Unknown mail storage driver foo");
 
+    // They are the same mailboxes twice.
+    for same in [ns("Again/", ""), ns("Again/", "sdbox:~/S:LISTINDEX=other")] {
+        let twice = lab.account("sdbox:~/S", vec![ns("", ""), same]);
+        let e = lab.open(&twice, OpenFor::Destination).expect("opens").select(&Selection::All).expect_err("the same");
+        assert!(e.to_string().starts_with("Namespaces '' and 'Again/' have the same mailboxes"), "{e}");
+    }
+
     let all_located = lab.account("sdbox:~/S", vec![NamespaceSettings { inbox: true, ..ns("", "sdbox:~/x") }]);
     let store = lab.open(&all_located, OpenFor::Destination).expect("opens");
     let e = store.select(&Selection::Default).expect_err("none");
