@@ -77,6 +77,9 @@ impl LocalStore {
         if location.layout == Layout::Index && !location.driver.is_dbox() {
             return Err(format!("LAYOUT=index is not supported with {}", location.driver.name()));
         }
+        if location.index_private.is_some() {
+            return Err("INDEXPVT is not supported: \\Seen flags are kept there, and would be left out".into());
+        }
         let site = match self.sites.iter().position(|s| s.asked == location) {
             Some(site) => site,
             None => {
