@@ -140,6 +140,9 @@ impl LocalStore {
             .collect();
         let all: Vec<usize> = (0..self.spaces.len()).collect();
         draft.problems.extend(listing.problems);
+        for (link, to) in listing.links {
+            tracing::warn!("{} is a symbolic link to {}: left out", link.display(), to.display());
+        }
         for entry in listing.entries {
             let owner = self.find_space(&entry.name, &all);
             if owner != Some(space) {
