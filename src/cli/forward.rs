@@ -8,7 +8,7 @@ use super::print::Formatter;
 use super::request::Stream;
 use super::{Failure, exit, reach};
 use crate::peer::doveadm::Order;
-use crate::peer::{Address, Limits};
+use crate::peer::{Address, Error, Limits};
 
 /// What was typed, as far as it goes to the server.
 pub(super) struct Typed<'a> {
@@ -38,23 +38,23 @@ pub(super) fn run(caller: &Caller<'_>, typed: &Typed<'_>, address: &str, formatt
     let flags = [(caller.global.debug, 'D'), (caller.global.verbose, 'v')];
     let flags = flags.iter().filter(|(given, _)| *given).map(|(_, letter)| *letter).collect();
     let order = Order { flags, user: name.clone(), words: words(typed, caller.common, &name) };
-    let reply = reach::server(caller, address, parsed, tls).run(&order, &limits).map_err(|e| reach::failure(e).say())?;
+    let reply = reach::server(caller, address, parsed, tls).run(&order, &limits).map_err(|e| match e {
+        Error::Disconnected(reason) => {
+            job::temporary(format!("{address}: Command {} failed for {name}: {reason}", typed.command)).say()
+        }
+        e => reach::failure(e).say(),
+    })?;
 
     let state = reply.rows.first().and_then(|row| row.first()).map(String::as_str);
     let printed = formatter.print(state, !caller.global.no_titles, &mut io::stdout().lock());
     printed.map_err(|e| job::temporary(format!("write(stdout) failed: {}", crate::config::reason(&e))).say())?;
-    match reply.status {
-        0 => return Ok(exit::OK),
-        67 => tracing::error!("No such user: {name}"),
-        _ => {}
+    if reply.status == NO_USER {
+        tracing::error!("{address}: No such user: {name}");
     }
-    let code = match (reply.text.as_str(), typed.run.state.is_some()) {
-        // The server has no name for "something is left to do"; all real errors have one.
-        ("UNKNOWN", _) => exit::INCOMPLETE,
-        _ => u8::try_from(reply.status & 0xff).unwrap_or(exit::TEMPORARY),
-    };
-    Ok(code)
+    Ok(u8::try_from(reply.status & 0xff).unwrap_or(exit::TEMPORARY))
 }
+
+const NO_USER: u16 = exit::NO_USER as u16;
 
 /// The words as doveadm sends them: options one by one in the order of its table.
 fn words(typed: &Typed<'_>, common: &CommonArgs, user: &str) -> Vec<String> {

@@ -22,8 +22,13 @@ pub(super) struct Frames {
 
 impl Frames {
     pub(super) fn new(inner: BufReader<Input>, framed: bool, target: &str) -> Self {
-        let log = Log { target: target.into(), span: tracing::Span::current(), line: Vec::new() };
+        let log = Log { target: target.into(), span: tracing::Span::current(), line: Vec::new(), errors: false };
         Self { inner, framed, left: 0, channel: 0, log }
+    }
+
+    /// The server has logged an error.
+    pub(super) const fn has_errors(&self) -> bool {
+        self.log.errors
     }
 
     /// False at the end.
@@ -79,6 +84,7 @@ struct Log {
     target: String,
     span: tracing::Span,
     line: Vec<u8>,
+    errors: bool,
 }
 
 impl Log {
@@ -101,7 +107,10 @@ impl Log {
             1 => tracing::debug!("remote({target}): {text}"),
             2 => tracing::info!("remote({target}): {text}"),
             3 => tracing::warn!("remote({target}): {text}"),
-            _ => tracing::error!("remote({target}): {text}"),
+            _ => {
+                self.errors = true;
+                tracing::error!("remote({target}): {text}");
+            }
         }
     }
 }

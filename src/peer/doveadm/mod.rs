@@ -23,6 +23,8 @@ use frames::Frames;
 const MINOR: u32 = 2;
 /// The first version that rejects `-U` (2.4).
 const NO_REPLICATOR: u32 = 3;
+/// The status of a run that left something to do.
+const INCOMPLETE: u16 = 2;
 /// Longest line before the stream.
 const LINE: u64 = 64 * 1024;
 /// The status of a user who is not to be replicated.
@@ -113,7 +115,12 @@ impl Server {
         connection.log_in(&self.user, &self.password)?;
         let mut input = connection.give(order)?;
         connection.clock.allow(None);
-        read_reply(&mut input)
+        let mut reply = read_reply(&mut input)?;
+        // "Something is left to do" has no name before 2.4; nor have some errors, but those are logged.
+        if reply.text == "UNKNOWN" && !input.has_errors() {
+            reply.status = INCOMPLETE;
+        }
+        Ok(reply)
     }
 
     fn connect(&self, limits: &Limits) -> Result<Connection, Error> {
@@ -287,7 +294,7 @@ fn status(code: &str) -> u16 {
         "PROTOCOL" => 76,
         "DATAERR" => 65,
         "NOTFOUND" => 68,
-        "CHANGED" => 2,
+        "CHANGED" => INCOMPLETE,
         "NOREPLICATE" => NO_REPLICATE,
         "REFERRAL" => 1002,
         "EXPIRED" => 1003,
