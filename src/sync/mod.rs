@@ -5,6 +5,7 @@
 
 mod attributes;
 mod brain;
+mod carry;
 pub mod dovecot;
 mod facts;
 pub mod merge;

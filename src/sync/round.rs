@@ -5,19 +5,17 @@
 //! expunges; counters last, when everything before has succeeded. A stop in between leaves a valid mailbox with a part of
 //! the new mails, which the next run finds by UID and GUID.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::carry::{Carry, Import, Step, held_back};
 use super::facts::{self, BadMail};
-use super::merge::{self, Context, Facts, Item, Merged, Missing, NewGuids, Outcome};
-use super::message::{Failure, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
+use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
+use super::message::{Failure, Gone, Link, LinkError, Message, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
 use super::{Algorithm, MailboxState, Mode, Options, Source};
-use crate::mail::{
-    self, Class, Edit, EditKind, Floors, Identity, Mailbox, MailboxName, ModSeq, NewMail, Original, Rebuild, RebuildFrom,
-    RebuildMail, SaveError, Since, Uid,
-};
+use crate::mail::{self, Class, Floors, Mailbox, MailboxName, ModSeq, Since, Uid};
 use crate::os::stop::Stop;
 
 /// Mails that are committed together: few flushes, and little to do again after a stop.
@@ -268,7 +266,7 @@ impl<L: Link> Round<'_, L> {
             }
             Ok(guid)
         });
-        guid.map_err(|e| self.bad(uid, e)).ok()
+        guid.map_err(|e| self.carry().bad(uid, e)).ok()
     }
 
     /// Which of these mails of a backup's source cannot be read now either. Both sides ask it of the same mails.
@@ -284,10 +282,8 @@ impl<L: Link> Round<'_, L> {
         Ok(doubtful.iter().enumerate().filter(|(n, _)| missing(*n)).map(|(_, &uid)| uid).collect())
     }
 
-    fn bad(&mut self, uid: Uid, error: mail::Error) {
-        if error.class() != Class::Expunged && !self.report.bad.iter().any(|b| b.uid == uid) {
-            self.report.bad.push(BadMail { uid, error });
-        }
+    fn carry(&mut self) -> Carry<'_> {
+        Carry { side: self.side, mailbox: &mut *self.mailbox, name: self.name, report: &mut self.report }
     }
 
     fn own(&self, m: &Merged) -> Option<Uid> {
@@ -326,13 +322,13 @@ impl<L: Link> Round<'_, L> {
         if !receives {
             return Ok(false);
         }
-        let held = self.held_back(own, peer, outcome, &import);
+        let held = held_back(self.side, self.options.mode, (own, peer), outcome, &import.unreadable);
         if outcome.rebuild {
-            self.rebuild(own, peer, outcome, &import)?;
+            self.carry().rebuild(own, peer, outcome, &import)?;
             self.mailbox.hold_back(&held)?;
             return Ok(false);
         }
-        self.edit(own, outcome)?;
+        self.carry().edit(own, outcome)?;
         let complete = self.options.filter.is_empty() || self.options.mode != Mode::TwoWay;
         self.mailbox.hold_back(&held)?;
         self.mailbox.raise(&Floors {
@@ -341,30 +337,6 @@ impl<L: Link> Round<'_, L> {
             highest_modseq: ModSeq(0),
         })?;
         Ok(import.surprised)
-    }
-
-    /// UIDs that the own side does not have although the other side does, for no fault of its users. Without this memory a
-    /// later two-way run would take these mails for expunged.
-    fn held_back(&self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
-        let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
-        let two_way = self.options.mode == Mode::TwoWay;
-        let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
-        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
-        let of_mails = outcome.mails.iter().filter(|m| self.own(m).is_none()).filter(failed).map(|m| m.uid);
-        // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
-        let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
-        let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
-        let mut uids: Vec<Uid> = of_mails.chain(of_source).filter(|u| !here.contains(u)).collect();
-        uids.sort_unstable();
-        uids.dedup();
-        let mut ranges: Vec<(Uid, Uid)> = Vec::new();
-        for uid in uids {
-            match ranges.last_mut() {
-                Some((_, last)) if last.next() == uid => *last = uid,
-                _ => ranges.push((uid, uid)),
-            }
-        }
-        ranges
     }
 
     fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, outcome: &Outcome) -> Result<()> {
@@ -379,7 +351,7 @@ impl<L: Link> Round<'_, L> {
                 return Err(RoundError::End(mail::Error::new(Class::Temporary, format!("Killed with signal {signal}"))));
             }
             if let Some(uid) = waiting.filter(|_| credit > 0) {
-                let message = self.mail_text(*uid, &import.moved);
+                let message = self.carry().mail_text(*uid, &import.moved);
                 self.link.send(message)?;
                 credit -= 1;
                 waiting = outgoing.next();
@@ -388,7 +360,7 @@ impl<L: Link> Round<'_, L> {
             match step {
                 None if waiting.is_none() => break,
                 Some(Step::Move(from, m)) => {
-                    self.stage_move(from, m, import)?;
+                    self.carry().stage_move(from, m, import)?;
                     step = steps.next();
                     continue;
                 }
@@ -399,7 +371,7 @@ impl<L: Link> Round<'_, L> {
                 message @ (Message::Mail(_) | Message::Gone(_)) => {
                     let Some(Step::Fetch(m)) = step else { return Err(unexpected(&message, "credit")) };
                     match message {
-                        Message::Mail(text) => self.stage(*text, m, import)?,
+                        Message::Mail(text) => self.carry().stage(*text, m, import)?,
                         Message::Gone(Gone::Unreadable) => {
                             import.unreadable.insert(m.uid);
                         }
@@ -414,164 +386,12 @@ impl<L: Link> Round<'_, L> {
                 other => return Err(unexpected(&other, "a mail")),
             }
             if import.staged >= BATCH && !outcome.rebuild {
-                self.commit(import)?;
+                self.carry().commit(import)?;
             }
         }
         if !outcome.rebuild {
-            self.commit(import)?;
+            self.carry().commit(import)?;
         }
-        Ok(())
-    }
-
-    fn mail_text(&mut self, uid: Uid, moved: &HashMap<Uid, Uid>) -> Message {
-        let text = |mailbox: &mut dyn Mailbox, at: Uid| -> mail::Result<MailText> {
-            let guid = mailbox.guid(at)?;
-            let facts = mailbox.facts(at)?;
-            let body = mailbox.body(at)?;
-            Ok(MailText { uid, guid, facts, body })
-        };
-        let mut result = text(self.mailbox, uid);
-        // Its own side may have given it another UID a moment ago.
-        if let (Err(e), Some(&now)) = (&result, moved.get(&uid))
-            && e.class() == Class::Expunged
-            && self.mailbox.refresh().is_ok()
-        {
-            result = text(self.mailbox, now);
-        }
-        match result {
-            Ok(t) => Message::Mail(Box::new(t)),
-            Err(e) if e.class() == Class::Expunged => Message::Gone(Gone::Expunged),
-            Err(e) => {
-                self.bad(uid, e);
-                Message::Gone(Gone::Unreadable)
-            }
-        }
-    }
-
-    fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
-        let mail = new_mail(m, text.guid, &text.facts);
-        match self.mailbox.stage(mail.clone(), text.body) {
-            Ok(()) => {
-                if import.rebuild {
-                    import.order.insert(m.uid, import.staged_mails.len());
-                    import.staged_mails.push(mail);
-                }
-                import.staged += 1;
-                Ok(())
-            }
-            Err(SaveError::Body(e)) => {
-                let why = format!("the source's text broke off: {e}");
-                tracing::error!("Mailbox {}: UID {}: {why}; the mail is left out, the others go on", self.name, text.uid);
-                import.unreadable.insert(m.uid);
-                Ok(())
-            }
-            Err(SaveError::Store(e)) => Err(RoundError::Own(e)),
-        }
-    }
-
-    fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>) -> Result<()> {
-        let mail = match (self.mailbox.guid(from), self.mailbox.facts(from)) {
-            (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
-            (Err(e), _) | (_, Err(e)) => {
-                self.bad(from, e);
-                import.surprised = true;
-                return Ok(());
-            }
-        };
-        match self.mailbox.stage_copy(mail, from, Original::Expunge) {
-            Ok(()) => {
-                import.staged += 1;
-                import.moving.push((from, m.uid));
-                Ok(())
-            }
-            Err(SaveError::Store(e)) if e.class() != Class::Expunged => Err(RoundError::Own(e)),
-            Err(e) => {
-                tracing::warn!("Mailbox {}: UID {from}: {e}", self.name);
-                import.surprised = true;
-                Ok(())
-            }
-        }
-    }
-
-    fn commit(&mut self, import: &mut Import<'_>) -> Result<()> {
-        if import.staged == 0 {
-            return Ok(());
-        }
-        let saved = self.mailbox.commit()?;
-        import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
-        let moved = import.moving.len();
-        import.moved.extend(import.moving.drain(..));
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        self.report.done.saved += count(import.staged.saturating_sub(moved));
-        self.report.done.moved += count(moved);
-        import.staged = 0;
-        Ok(())
-    }
-
-    /// Flags, and mails that have to go.
-    fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
-        let mut stays: HashSet<Uid> = HashSet::with_capacity(outcome.mails.len());
-        let mut edits = Vec::new();
-        for m in &outcome.mails {
-            let Some(uid) = self.own(m) else { continue };
-            stays.insert(uid);
-            let Some(item) = own.item(uid).filter(|_| uid == m.uid) else { continue };
-            if item.flags == m.flags && item.keywords == m.keywords {
-                continue;
-            }
-            self.report.done.flags += 1;
-            edits.push(Edit {
-                uid,
-                expect: item.guid,
-                kind: EditKind::Flags {
-                    add: m.flags.without(item.flags),
-                    remove: item.flags.without(m.flags),
-                    add_keywords: m.keywords.without(&item.keywords),
-                    remove_keywords: item.keywords.without(&m.keywords),
-                    modseq: m.modseq,
-                },
-            });
-        }
-        for item in own.items.iter().filter(|i| !stays.contains(&i.uid)) {
-            self.report.done.expunged += 1;
-            edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
-        }
-        if edits.is_empty() {
-            return Ok(());
-        }
-        edits.sort_by_key(|e| e.uid);
-        Ok(self.mailbox.edit(&edits)?)
-    }
-
-    fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Result<()> {
-        let mut mails = Vec::with_capacity(outcome.mails.len());
-        for m in &outcome.mails {
-            let (mail, from) = match (self.own(m), import.order.get(&m.uid)) {
-                (Some(uid), _) => {
-                    let (guid, facts) = match (self.mailbox.guid(uid), self.mailbox.facts(uid)) {
-                        (Ok(g), Ok(f)) => (g, f),
-                        // It cannot be told what it is, but it stays.
-                        (Err(e), _) | (_, Err(e)) => return Err(RoundError::Own(e.at(format!("UID {uid}")))),
-                    };
-                    (new_mail(m, guid, &facts), RebuildFrom::Present(uid))
-                }
-                // Its place among the staged mails; the text itself came with all the rest.
-                (None, Some(&n)) => match import.staged_mails.get(n) {
-                    Some(mail) => (mail.clone(), RebuildFrom::Staged(n)),
-                    None => continue,
-                },
-                (None, None) => continue,
-            };
-            mails.push(RebuildMail { mail, from });
-        }
-        let highest = peer.status.highest_modseq.max(own.status.highest_modseq);
-        self.mailbox.rebuild(Rebuild {
-            identity: Identity { guid: own.status.identity.guid, uidvalidity: outcome.uidvalidity, uid_next: outcome.uid_next },
-            first_recent: outcome.first_recent,
-            highest_modseq: highest,
-            mails,
-        })?;
-        self.report.done.rebuilt += 1;
         Ok(())
     }
 
@@ -672,46 +492,6 @@ pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
     }
 }
 
-fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
-    NewMail {
-        uid: m.uid,
-        guid,
-        flags: m.flags,
-        keywords: m.keywords.clone(),
-        modseq: m.modseq,
-        received: facts.received,
-        saved: facts.saved,
-        pop3_uidl: facts.pop3_uidl.clone(),
-        pop3_order: facts.pop3_order,
-    }
-}
-
 fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
     LinkError::Unexpected { got: got.kind(), wanted }.into()
-}
-
-enum Step<'a> {
-    /// The other side sends it.
-    Fetch(&'a Merged),
-    /// It is here under another UID.
-    Move(Uid, &'a Merged),
-}
-
-/// Mails on their way in.
-#[derive(Default)]
-struct Import<'a> {
-    steps: Vec<Step<'a>>,
-    /// Staged since the last commit.
-    staged: usize,
-    /// The mailbox will be rebuilt: nothing is committed before.
-    rebuild: bool,
-    /// For a rebuild: what was staged, and where each stands by its future UID.
-    staged_mails: Vec<NewMail>,
-    order: HashMap<Uid, usize>,
-    /// Staged renumberings, and those that are done.
-    moving: Vec<(Uid, Uid)>,
-    moved: HashMap<Uid, Uid>,
-    /// Future UIDs of mails that the other side could not give.
-    unreadable: HashSet<Uid>,
-    surprised: bool,
 }

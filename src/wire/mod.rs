@@ -3,15 +3,18 @@
 //! `text`, `columns`, `row`, `item`, `dots` and `decode` know no I/O. [`Conn`] carries items over two ends of a pipe or socket.
 
 mod columns;
+mod conn;
 mod decode;
 mod dots;
 mod ends;
 mod error;
 mod item;
 mod row;
+mod spool;
 pub mod text;
 
 pub use columns::{Headers, KINDS, Kind, OWN_KIND};
+pub use conn::{Conn, ConnError, Wait};
 pub use decode::{Decoder, Event, MAX_LINE};
 pub use dots::Stuffer;
 pub use ends::Ends;
@@ -20,6 +23,7 @@ pub use item::{
     AttributeItem, CacheField, Change, ChangeType, Deletes, FinishItem, Handshake, Item, MailItem, MailboxItem, NodeExistence,
     Removed, Request, StateItem, TreeNode,
 };
+pub use spool::{Spool, Spooled};
 
 /// The protocol's major version: another one is another protocol.
 const MAJOR: u32 = 3;
