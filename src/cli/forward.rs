@@ -26,7 +26,7 @@ pub(super) fn run(caller: &Caller<'_>, typed: &Typed<'_>, address: &str, formatt
     let span = job::span("doveadm", &name);
     let _in = span.enter();
     let stream = Stream::of(caller.common)?;
-    let limits = Limits { timeout: stream.timeout, stop: caller.stop.clone() };
+    let limits = Limits::of(stream.timeout, caller.stop);
     let port = u16::try_from(config.uint("doveadm_port")).unwrap_or_default();
     let tls = match config.text("doveadm_ssl") {
         "ssl" => true,

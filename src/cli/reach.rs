@@ -20,7 +20,7 @@ pub(super) struct Whom<'a> {
 
 /// Opens the way. `None` for a mail location.
 pub(super) fn open(caller: &Caller<'_>, request: &Request, to: &Destination, whom: &Whom<'_>) -> Result<Option<Peer>, Failure> {
-    let limits = Limits { timeout: request.stream.timeout, stop: caller.stop.clone() };
+    let limits = Limits::of(request.stream.timeout, caller.stop);
     let opened = match to {
         Destination::Local(_) => return Ok(None),
         Destination::Command(words) => command(caller, words.clone(), "remote").start(&limits),

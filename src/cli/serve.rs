@@ -20,7 +20,7 @@ pub(super) fn run(caller: &Caller<'_>, args: &ServerArgs) -> Result<u8, Failure>
     }
     let stream = Stream::of(caller.common)?;
     super::refuse_many_users(caller.common)?;
-    let limits = Limits { timeout: stream.timeout, stop: caller.stop.clone() };
+    let limits = Limits::of(stream.timeout, caller.stop);
     let name = if args.read_user {
         peer::read_user(&limits).map_err(|e| Failure::fatal(format!("The user name could not be read: {e}")))?
     } else {

@@ -42,7 +42,7 @@ impl Clock {
     #[must_use]
     pub fn new(limits: &Limits) -> Self {
         let clock = Self { begin: Instant::now(), last: Arc::default(), timeout: Arc::default(), stop: limits.stop.clone() };
-        clock.allow(limits.timeout);
+        clock.allow(limits.silence);
         clock
     }
 

@@ -68,9 +68,9 @@ pub(super) fn connect(address: &Address, limits: &Limits) -> Result<Socket, Erro
 
 /// Connects to the first address that answers. What is told is why the first one did not.
 pub(super) fn connect_host(host: &str, port: u16, limits: &Limits) -> Result<TcpStream, Error> {
-    let deadline = Instant::now() + limits.connect();
+    let deadline = Instant::now() + limits.connect;
     let mut first = None;
-    for address in lookup(host, port, limits.connect())? {
+    for address in lookup(host, port, limits.connect)? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
             Ok(stream) => {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn nobody_there() {
-        let limits = Limits { timeout: None, stop: crate::os::stop::Stop::new() };
+        let limits = Limits::of(None, &crate::os::stop::Stop::new());
         let error = |address: &Address| connect(address, &limits).unwrap_err().to_string();
         let port = {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

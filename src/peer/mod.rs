@@ -44,15 +44,21 @@ const CONNECT: Duration = Duration::from_secs(30);
 /// What holds for a stream.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// `-T`: the time without any progress after which a stream has failed; `None` never.
-    pub timeout: Option<Duration>,
+    /// The time for finding the other side, and for saying who we are.
+    pub connect: Duration,
+    /// The time without any progress after which a stream has failed; `None` never.
+    pub silence: Option<Duration>,
     /// Somebody wants us to stop.
     pub stop: Stop,
 }
 
 impl Limits {
-    fn connect(&self) -> Duration {
-        self.timeout.map_or(CONNECT, |t| t.min(CONNECT))
+    /// For `-T`. The session over the stream looks after that time itself and says where it was: the stream's own time is a
+    /// longer one, so that nothing waits for ever when the session has ended.
+    #[must_use]
+    pub fn of(timeout: Option<Duration>, stop: &Stop) -> Self {
+        let silence = timeout.map(|t| t * 2 + Duration::from_secs(5));
+        Self { connect: timeout.map_or(CONNECT, |t| t.min(CONNECT)), silence, stop: stop.clone() }
     }
 }
 

@@ -122,7 +122,7 @@ mod tests {
     fn one_letters_lines_put_together_are_that_direction() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("raw");
-        let limits = Limits { timeout: None, stop: Stop::new() };
+        let limits = Limits::of(None, &Stop::new());
         let sent: Vec<u8> = [b"VERSION\tdsync\t3\t5\n".to_vec(), vec![b'x'; 20_000], b"\n.\nrest".to_vec()].concat();
         for _ in 0..2 {
             let log = Rawlog::open(&path, &limits).unwrap();

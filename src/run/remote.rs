@@ -10,7 +10,7 @@ use crate::sync::tree::Side;
 
 /// Runs the job as the one who has started it.
 pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
-    let limits = Limits { timeout: job.stream.timeout, stop: stop.clone() };
+    let limits = Limits::of(job.stream.timeout, stop);
     let peer = match &job.rawlog {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,
@@ -24,7 +24,7 @@ pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
 
 /// Answers whoever is at the other end.
 pub(super) fn serve(service: &Service, peer: Peer, stop: &Stop) -> Outcome {
-    let limits = Limits { timeout: service.stream.timeout, stop: stop.clone() };
+    let limits = Limits::of(service.stream.timeout, stop);
     let peer = match &service.rawlog {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,

@@ -9,7 +9,7 @@ use dsync::peer::{Command, Limits};
 use crate::lab::{Lab, is_root};
 
 fn limits(seconds: u64) -> Limits {
-    Limits { timeout: Some(Duration::from_secs(seconds)), stop: Stop::new() }
+    Limits { connect: Duration::from_secs(seconds), silence: Some(Duration::from_secs(seconds)), stop: Stop::new() }
 }
 
 fn command(words: &[&str]) -> Command {
@@ -67,7 +67,7 @@ fn any_byte_counts() {
 #[test]
 fn a_request_to_stop_ends_the_wait() {
     let stop = Stop::new();
-    let peer = command(&["sleep", "30"]).start(&Limits { timeout: None, stop: stop.clone() }).unwrap();
+    let peer = command(&["sleep", "30"]).start(&Limits::of(None, &stop)).unwrap();
     let mut read = peer.ends.read;
     let waiting = std::thread::spawn(move || read.read(&mut [0; 10]).unwrap_err().to_string());
     std::thread::sleep(Duration::from_millis(300));

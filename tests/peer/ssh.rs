@@ -11,7 +11,7 @@ use dsync::peer::{Error, Limits, Peer, SshTarget};
 use crate::lab::Lab;
 
 fn limits() -> Limits {
-    Limits { timeout: Some(Duration::from_secs(20)), stop: Stop::new() }
+    Limits { connect: Duration::from_secs(20), silence: Some(Duration::from_secs(20)), stop: Stop::new() }
 }
 
 struct Way<'a> {
@@ -118,7 +118,7 @@ fn keys_open_the_door() {
     // No ssh server, and one that says nothing.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = Way { lab: &lab, port: listener.local_addr().unwrap().port() };
-    let short = Limits { timeout: Some(Duration::from_secs(1)), stop: Stop::new() };
+    let short = Limits { connect: Duration::from_secs(1), silence: Some(Duration::from_secs(1)), stop: Stop::new() };
     let began = std::time::Instant::now();
     let e = silent.target("id", "known_hosts", "cat").start(&short).unwrap_err().to_string();
     assert!(e.contains("the connection cannot be secured"), "{e}");

@@ -12,7 +12,7 @@ use dsync::peer::{Address, Error, Limits, Peer, TlsSettings};
 use crate::lab::{Dovecot, Lab, have, have_dovecot};
 
 fn limits() -> Limits {
-    Limits { timeout: Some(Duration::from_secs(10)), stop: Stop::new() }
+    Limits { connect: Duration::from_secs(10), silence: Some(Duration::from_secs(10)), stop: Stop::new() }
 }
 
 fn server(target: &str, tls: Option<TlsSettings>) -> Server {
@@ -131,7 +131,7 @@ fn certificates_are_verified() {
     // TLS to a port without, and the other way round.
     let plain = start(&server(&format!("127.0.0.1:{}", dovecot.plain), Some(tls(&lab, "ca.crt"))), "jane");
     assert!(plain.unwrap_err().to_string().starts_with("SSL connection to 127.0.0.1 failed: "));
-    let short = Limits { timeout: Some(Duration::from_secs(1)), stop: Stop::new() };
+    let short = Limits { connect: Duration::from_secs(1), silence: Some(Duration::from_secs(1)), stop: Stop::new() };
     let silent = server(&format!("127.0.0.1:{}", dovecot.tls), None).start(Order::dsync_server("jane", false, false), &short);
     assert!(silent.unwrap_err().to_string().starts_with("Disconnected from remote: "));
 

@@ -93,6 +93,7 @@ impl Server {
         if connection.minor.is_some_and(|minor| minor >= NO_REPLICATOR) {
             order.words.retain(|word| word != "-U");
         }
+        connection.clock.allow(limits.silence);
         let mut input = connection.give(&order)?;
         let reply = read_reply(&mut input)?;
         match (reply.status, reply.text) {
@@ -101,7 +102,6 @@ impl Server {
             (NO_REPLICATE, _) => return Err(Error::NoReplicate),
             (status, text) => return Err(Error::Refused { status, text }),
         }
-        connection.clock.allow(limits.timeout);
         let ends = Ends { name: self.target.clone(), read: Box::new(input), write: connection.output };
         Ok(Peer { ends, end: Ending(Kind::Nothing) })
     }
@@ -113,8 +113,8 @@ impl Server {
     pub fn run(&self, order: &Order, limits: &Limits) -> Result<Reply, Error> {
         let mut connection = self.connect(limits)?;
         connection.log_in(&self.user, &self.password)?;
-        let mut input = connection.give(order)?;
         connection.clock.allow(None);
+        let mut input = connection.give(order)?;
         let mut reply = read_reply(&mut input)?;
         // "Something is left to do" has no name before 2.4; nor have some errors, but those are logged.
         if reply.text == "UNKNOWN" && !input.has_errors() {
@@ -127,7 +127,7 @@ impl Server {
         let socket = connect(&self.address, limits)?;
         // Until the command runs, only as long as connecting may take.
         let clock = Clock::new(limits);
-        clock.allow(Some(limits.connect()));
+        clock.allow(Some(limits.connect));
         let (input, output): (Input, Output) = match (&self.tls, &self.address) {
             (Some(tls), Address::Host { host, .. }) => {
                 let tls = tls.connect(socket, host, &clock)?;

@@ -49,7 +49,7 @@ fn server(port: u16, password: &str) -> Server {
 }
 
 fn limits() -> Limits {
-    Limits { timeout: Some(std::time::Duration::from_secs(5)), stop: Stop::new() }
+    Limits::of(Some(std::time::Duration::from_secs(5)), &Stop::new())
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn servers_that_make_no_sense() {
 fn a_silent_server_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let limits = Limits { timeout: Some(std::time::Duration::from_millis(300)), ..limits() };
+    let limits = Limits::of(Some(std::time::Duration::from_millis(300)), &Stop::new());
     let began = std::time::Instant::now();
     let error = server(port, "x").start(Order::dsync_server("jane", false, false), &limits).unwrap_err().to_string();
     assert!(error.starts_with("Disconnected from remote: I/O has stalled"), "{error}");

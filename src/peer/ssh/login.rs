@@ -67,7 +67,7 @@ fn meet(target: &SshTarget, dot_ssh: Option<&Path>, limits: &Limits) -> Result<L
 fn shake_hands(target: &SshTarget, socket: &TcpStream, kinds: Option<&str>, limits: &Limits) -> Result<Session, Error> {
     let failed = |e: ssh2::Error| target.error(format!("the connection cannot be secured: {}", e.message()));
     let mut session = Session::new().map_err(failed)?;
-    session.set_timeout(u32::try_from(limits.connect().as_millis()).unwrap_or(u32::MAX));
+    session.set_timeout(u32::try_from(limits.connect.as_millis()).unwrap_or(u32::MAX));
     if let Some(kinds) = kinds {
         session.method_pref(MethodType::HostKey, kinds).map_err(failed)?;
     }
