@@ -8,7 +8,7 @@ fn a_server_does_it_and_says_how_it_went() {
         return;
     }
     let lab = Lab::new();
-    let server = lab.dovecot("");
+    let server = lab.dovecot();
     let tcp = format!("127.0.0.1:{}", server.plain);
     for (i, address) in [server.socket.as_str(), tcp.as_str()].into_iter().enumerate() {
         let there = format!("mdbox:~/copy{i}");

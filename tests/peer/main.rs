@@ -3,5 +3,10 @@
 mod commands;
 mod forward;
 mod lab;
+mod matrix;
+#[path = "../oracle/lab.rs"]
+#[allow(dead_code)]
+mod oracle;
+#[cfg(feature = "ssh")]
 mod ssh;
 mod tcp;
