@@ -1,0 +1,7 @@
+//! Ways to the other side, against programs that we did not write: Dovecot's doveadm server, sshd, openssl, shells.
+
+mod commands;
+mod forward;
+mod lab;
+mod ssh;
+mod tcp;
