@@ -52,6 +52,12 @@ impl Flags {
         Self::NAMES.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|&(f, _)| f)
     }
 
+    /// The name of the first of them.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(f, _)| self.contains(*f)).map_or("", |&(_, n)| n)
+    }
+
     /// All of `other` are set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

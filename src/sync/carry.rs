@@ -90,6 +90,14 @@ impl Carry<'_> {
         }
     }
 
+    /// A mail as it is given away.
+    pub(super) fn text(&mut self, uid: Uid) -> mail::Result<MailText> {
+        let guid = self.mailbox.guid(uid)?;
+        let facts = self.mailbox.facts(uid)?;
+        let body = self.mailbox.body(uid)?;
+        Ok(MailText { uid, guid, facts, body })
+    }
+
     pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
         let mail = new_mail(m, text.guid, &text.facts);
         match self.mailbox.stage(mail.clone(), text.body) {
@@ -112,6 +120,10 @@ impl Carry<'_> {
     }
 
     pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+        self.stage_instance(from, m, import, Original::Expunge)
+    }
+
+    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>, original: Original) -> Result<()> {
         let mail = match (self.mailbox.guid(from), self.mailbox.facts(from)) {
             (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
             (Err(e), _) | (_, Err(e)) => {
@@ -120,10 +132,12 @@ impl Carry<'_> {
                 return Ok(());
             }
         };
-        match self.mailbox.stage_copy(mail, from, Original::Expunge) {
+        match self.mailbox.stage_copy(mail, from, original) {
             Ok(()) => {
                 import.staged += 1;
-                import.moving.push((from, m.uid));
+                if original == Original::Expunge {
+                    import.moving.push((from, m.uid));
+                }
                 Ok(())
             }
             Err(SaveError::Store(e)) if e.class() != Class::Expunged => Err(RoundError::Own(e)),

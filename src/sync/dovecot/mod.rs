@@ -4,13 +4,22 @@
 //! whatever we do, so we end where it will end. One of our own kind is recognised in the handshake, by a column that
 //! Dovecot ignores.
 
+mod decide;
+mod exchange;
+mod handshake;
+mod names;
+mod session;
+mod view;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Options, Report};
+use self::session::{End, Session};
+use super::tree::Side;
+use super::{Algorithm, Options, Report};
 use crate::mail::{self, Store};
 use crate::os::stop::Stop;
-use crate::wire::Ends;
+use crate::wire::{Conn, Ends, Handshake};
 
 /// What a run over a stream needs to know besides [`Options`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +38,16 @@ pub struct Settings {
     pub debug: bool,
     /// Where mails too big for memory lie (unlinked) on their way (`mail_temp_dir`).
     pub temp_dir: PathBuf,
+    /// One of our own kind at the other end is spoken to as such.
+    pub own_kind: bool,
+}
+
+/// Which Dovecot is at the other end, as far as the columns of its items tell (sync.md 14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V22,
+    V23,
+    V24,
 }
 
 impl Default for Settings {
@@ -41,6 +60,7 @@ impl Default for Settings {
             timeout: Some(Duration::from_secs(600)),
             debug: false,
             temp_dir: std::env::temp_dir(),
+            own_kind: true,
         }
     }
 }
@@ -71,12 +91,50 @@ pub struct Served {
 
 /// The side that the user has started. `ends` begin with the dsync handshake.
 pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop) -> Report {
-    let _ = (options, settings, place, ends, stop);
-    Report::default()
+    let conn = Conn::new(ends, settings.timeout, stop);
+    let mut session = Session::new(Side::Master, options.clone(), settings, conn, stop);
+    session.read_state();
+    let item = handshake::of_master(&session.options, settings);
+    let mut opened = None;
+    let result = session.greet(item).and_then(|peer| prepare(&mut session, &peer, place));
+    let result = result.and_then(|ready| session.run(&mut *opened.insert(ready).store));
+    session.close(result)
 }
 
 /// The `dsync-server` side.
 pub fn serve(settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop) -> Served {
-    let _ = (settings, place, ends, stop);
-    Served::default()
+    let conn = Conn::new(ends, settings.timeout, stop);
+    let mut session = Session::new(Side::Slave, Options::default(), settings, conn, stop);
+    let mut opened = None;
+    let result = session.greet(handshake::of_slave(settings)).and_then(|peer| {
+        session.options = handshake::options(&peer);
+        let names = peer.hashed_headers.iter().flatten().filter(|n| !n.is_empty());
+        session.hashed_headers = names.map(|n| String::from_utf8_lossy(n).into_owned()).collect();
+        prepare(&mut session, &peer, place)
+    });
+    let result = result.and_then(|ready| session.run(&mut *opened.insert(ready).store));
+    if result.is_ok()
+        && session.options.purge
+        && let Some(ready) = &mut opened
+        && let Err(e) = ready.store.purge()
+    {
+        tracing::error!("Purging failed: {e}");
+    }
+    let full = session.options.algorithm == Algorithm::Full;
+    Served { report: session.close(result), full }
+}
+
+/// The own side, opened and, where it is our turn, locked.
+struct Ready {
+    store: Box<dyn Store>,
+    _lock: Option<Box<dyn Send>>,
+}
+
+fn prepare(session: &mut Session<'_>, peer: &Handshake, place: &mut dyn Place) -> Result<Ready, End> {
+    let wait = session.options.lock_timeout.filter(|t| !t.is_zero());
+    let lock = match wait.filter(|_| session::locks(session.side, &session.settings.hostname, &peer.hostname)) {
+        Some(timeout) => Some(place.lock_user(timeout)?),
+        None => None,
+    };
+    Ok(Ready { store: place.open(&mut session.options)?, _lock: lock })
 }

@@ -12,10 +12,12 @@ mod oneway;
 mod twoway;
 
 pub use assign::NewGuids;
+pub(super) use assign::{Assigned, NewMails, assign};
 pub use backup::{backup, once_held_back};
 pub use common::{Common, find_common};
 pub use oneway::one_way;
 pub use twoway::two_way;
+pub(super) use twoway::{both, one, stays};
 
 use crate::mail::{Flags, Guid128, Keywords, ModSeq, Status, Uid, UidValidity};
 
