@@ -64,7 +64,7 @@ fn bytes_go_both_ways() {
     let Some(sshd) = Sshd::start(&lab.path("")) else { return };
     let way = Way { lab: &lab, port: sshd.port };
     echoes(way.start("id", "known_hosts").unwrap(), 10);
-    echoes(way.start("id_rsa", "known_hosts").unwrap(), 10_000_000);
+    echoes(way.start("id", "known_hosts").unwrap(), 10_000_000);
     // Nobody listens at either end.
     let peer = way.target("id", "known_hosts", "head -c 10; yes | head -c 1000000").start(&limits()).unwrap();
     drop(peer.ends);
