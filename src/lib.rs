@@ -15,6 +15,8 @@ pub mod wire;
 
 pub mod sync;
 
+pub mod peer;
+
 pub mod config;
 
 pub mod users;

@@ -138,6 +138,16 @@ pub fn create(path: &Path, modes: &Modes) -> Result<File> {
     })
 }
 
+/// Opens a log for appending; a new one is for its owner only. What is written to it is no change that a fault test counts:
+/// nothing depends on a log.
+///
+/// # Errors
+/// What the system says.
+pub fn open_log(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    opened.map_err(|e| Error::new("open", path, e))
+}
+
 /// Writes everything at the file's position, or at its end if it was opened for appending.
 ///
 /// # Errors
