@@ -35,7 +35,7 @@ pub(super) fn serve(service: &Service, peer: Peer, stop: &Stop) -> Outcome {
     let outcome = super::outcome(&served.report);
     end.finish(outcome == Outcome::Done);
     if let (Outcome::Done, Some(base_dir)) = (outcome, &service.notify) {
-        peer::notify_replicator(base_dir, &service.account.owner.name, served.full, &served.report.state.encode());
+        peer::notify_replicator(base_dir, &service.account.owner.name, served.full, &served.report.state_string());
     }
     outcome
 }
