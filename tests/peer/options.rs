@@ -259,6 +259,10 @@ fn modes() {
         run(&["backup"]);
         assert_equal(&client, &pair.client.dump().without_saved());
         same(&pair);
+        if who == Who::Doveadm {
+            // Its engine cannot revert an INBOX.
+            continue;
+        }
         pair.change();
         let theirs_now = pair.server.dump().without_saved();
         assert_ne!(theirs, theirs_now);
