@@ -55,7 +55,7 @@ pub fn serve(service: &Service, peer: peer::Peer, stop: &Stop) -> Outcome {
 
 /// Both sides' reports as one.
 fn conclude(first: sync::Report, second: sync::Report, options: &sync::Options) -> Report {
-    let state = options.want_state.then(|| first.state.encode());
+    let state = options.want_state.then(|| first.state_string());
     let all = first.and(second);
     if let Some(reason) = &all.desync {
         tracing::warn!("Mailbox changes caused a desync. You may want to run dsync again: {reason}");

@@ -18,7 +18,7 @@ pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
     let mut place = Own { account: &job.account, side: Side::Master };
     let Peer { ends, end } = peer;
     let report = dovecot::master(&job.options, &job.stream, &mut place, ends, stop);
-    end.finish();
+    end.finish(report.failed.is_none());
     super::conclude(report, sync::Report::default(), &job.options)
 }
 
@@ -32,10 +32,10 @@ pub(super) fn serve(service: &Service, peer: Peer, stop: &Stop) -> Outcome {
     let mut place = Own { account: &service.account, side: Side::Slave };
     let Peer { ends, end } = peer;
     let served = dovecot::serve(&service.stream, &mut place, ends, stop);
-    end.finish();
     let outcome = super::outcome(&served.report);
+    end.finish(outcome == Outcome::Done);
     if let (Outcome::Done, Some(base_dir)) = (outcome, &service.notify) {
-        peer::notify_replicator(base_dir, &service.account.owner.name, served.full, &served.report.state.encode());
+        peer::notify_replicator(base_dir, &service.account.owner.name, served.full, &served.report.state_string());
     }
     outcome
 }

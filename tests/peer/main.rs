@@ -4,6 +4,7 @@ mod commands;
 mod forward;
 mod lab;
 mod matrix;
+mod options;
 #[path = "../oracle/lab.rs"]
 #[allow(dead_code)]
 mod oracle;

@@ -8,13 +8,13 @@ use crate::oracle::{Lab, Side, assert_equal, have_dovecot, mail};
 
 /// A program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Who {
+pub enum Who {
     Ours,
     Doveadm,
 }
 use Who::{Doveadm, Ours};
 
-const BOTH: [Who; 2] = [Ours, Doveadm];
+pub const BOTH: [Who; 2] = [Ours, Doveadm];
 
 impl Who {
     const fn program(self) -> &'static str {
@@ -26,15 +26,15 @@ impl Who {
 }
 
 /// Two sides that were equal once, and go their own ways between runs.
-struct Pair {
-    lab: Lab,
-    client: Side,
-    server: Side,
+pub struct Pair {
+    pub lab: Lab,
+    pub client: Side,
+    pub server: Side,
     changes: Cell<u32>,
 }
 
 impl Pair {
-    fn new(drivers: [&'static str; 2]) -> Self {
+    pub fn new(drivers: [&'static str; 2]) -> Self {
         let lab = Lab::new();
         let (client, server) = (lab.side("client", drivers[0]), lab.side("server", drivers[1]));
         client.doveadm(&["mailbox", "create", "-s", "Work", "Work/Sub"]);
@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// Something new on both sides.
-    fn change(&self) {
+    pub fn change(&self) {
         let n = self.changes.get() + 1;
         self.changes.set(n);
         for (k, side, name) in [(0, &self.client, "client"), (1, &self.server, "server")] {
@@ -68,7 +68,7 @@ impl Pair {
     }
 
     /// The words that run a side's `dsync-server`, for a command or for a shell.
-    fn server_words(&self, who: Who) -> Vec<String> {
+    pub fn server_words(&self, who: Who) -> Vec<String> {
         let conf = self.lab.path().join("dovecot.conf");
         let home = self.server.home.display();
         let words = [
@@ -89,7 +89,7 @@ impl Pair {
         words.into()
     }
 
-    fn dovecot(&self) -> Dovecot {
+    pub fn dovecot(&self) -> Dovecot {
         let settings =
             self.conf().replace("mail_location = maildir:~/unset", &format!("mail_location = {}", self.server.location));
         // Mail is looked at by whom the userdb names.
@@ -98,7 +98,12 @@ impl Pair {
         Dovecot::start(self.lab.path(), &settings, &format!("u1:x:{uid}:{uid}::{}::\n", self.server.home.display()))
     }
 
-    fn run(&self, who: Who, words: &[&str]) -> Ran {
+    pub fn run(&self, who: Who, words: &[&str]) -> Ran {
+        self.run_with(who, words, &[])
+    }
+
+    /// With more environment.
+    pub fn run_with(&self, who: Who, words: &[&str], environment: &[(&str, &str)]) -> Ran {
         let mut command = self.client.ours(words);
         if who == Doveadm {
             let ours = command;
@@ -109,6 +114,7 @@ impl Pair {
             }
             command.env_remove("LOG_STDERR_TIMESTAMP").current_dir("/");
         }
+        command.envs(environment.iter().copied());
         Ran::of(&command.output().expect("it runs"))
     }
 

@@ -55,7 +55,7 @@ fn echoes(peer: Peer, len: u32) {
     writer.join().unwrap();
     assert!(back == bytes, "{} of {}", back.len(), bytes.len());
     drop(read);
-    peer.end.finish();
+    peer.end.finish(true);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn bytes_go_both_ways() {
     // Nobody listens at either end.
     let peer = way.target("id", "known_hosts", "head -c 10; yes | head -c 1000000").start(&limits()).unwrap();
     drop(peer.ends);
-    peer.end.finish();
+    peer.end.finish(true);
     // What is not read does not keep anybody.
     let mut peer = way.target("id", "known_hosts", "true").start(&limits()).unwrap();
     let _ = peer.ends.write.write_all(&vec![b'x'; 300_000]);

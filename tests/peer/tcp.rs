@@ -30,7 +30,7 @@ fn begins_with_the_protocol(peer: Result<Peer, Error>) {
     peer.ends.read.read_exact(&mut first).expect("it speaks");
     assert_eq!(first, *b"VERSION\tdsync\t3\t5\n");
     drop(peer.ends);
-    peer.end.finish();
+    peer.end.finish(true);
 }
 
 #[test]
