@@ -561,8 +561,8 @@ pub trait Mailbox {
     /// Locks, I/O.
     fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
 
-    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away.
-    /// Whatever stops it, the mailbox is complete in its old or its new state.
+    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away. What is
+    /// held back stays held back. Whatever stops it, the mailbox is complete in its old or its new state.
     ///
     /// # Errors
     /// Locks, I/O, a mail vanished meanwhile.

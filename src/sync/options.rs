@@ -147,7 +147,7 @@ impl Default for Options {
             lock_timeout: None,
             locks_first: Side::Master,
             allow_empty_source: false,
-            commit_interval: 500,
+            commit_interval: 1000,
         }
     }
 }

@@ -20,8 +20,6 @@ use crate::mail::{
 };
 use crate::os::stop::Stop;
 
-/// Mails that are committed together: few flushes, and little to do again after a stop.
-const BATCH: usize = 1000;
 /// Mails that may be on their way: bounds open files.
 const WINDOW: u32 = 64;
 /// Rounds for a mailbox that others keep changing.
@@ -322,14 +320,16 @@ impl<L: Link> Round<'_, L> {
                 }
             }
         }
-        self.exchange(&sends, &mut import, outcome)?;
+        let plan = Plan { own, peer, outcome };
+        self.exchange(&sends, &mut import, plan)?;
         if !receives {
             return Ok(false);
         }
-        let held = self.held_back(own, peer, outcome, &import);
+        let held = self.held_back(plan, &import);
         if outcome.rebuild {
-            self.rebuild(own, peer, outcome, &import)?;
+            // Before, for a stop in between; a mail that is there is no less there for being held back.
             self.mailbox.hold_back(&held)?;
+            self.rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
         self.edit(own, outcome)?;
@@ -345,7 +345,7 @@ impl<L: Link> Round<'_, L> {
 
     /// UIDs that the own side does not have although the other side does, for no fault of its users. Without this memory a
     /// later two-way run would take these mails for expunged.
-    fn held_back(&self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
+    fn held_back(&self, Plan { own, peer, outcome }: Plan<'_>, import: &Import<'_>) -> Vec<(Uid, Uid)> {
         let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
         let two_way = self.options.mode == Mode::TwoWay;
         let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
@@ -367,11 +367,13 @@ impl<L: Link> Round<'_, L> {
         ranges
     }
 
-    fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, outcome: &Outcome) -> Result<()> {
+    fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, plan: Plan<'_>) -> Result<()> {
         let mut credit = WINDOW;
         let mut outgoing = sends.iter();
         let mut waiting = outgoing.next();
         let mut received = 0;
+        // Few flushes, and little to do again after a stop.
+        let batch = usize::try_from(self.options.commit_interval).unwrap_or(usize::MAX);
         let mut steps = std::mem::take(&mut import.steps).into_iter();
         let mut step = steps.next();
         loop {
@@ -413,12 +415,12 @@ impl<L: Link> Round<'_, L> {
                 }
                 other => return Err(unexpected(&other, "a mail")),
             }
-            if import.staged >= BATCH && !outcome.rebuild {
-                self.commit(import)?;
+            if import.staged >= batch && !import.rebuild {
+                self.commit(import, plan)?;
             }
         }
-        if !outcome.rebuild {
-            self.commit(import)?;
+        if !import.rebuild {
+            self.commit(import, plan)?;
         }
         Ok(())
     }
@@ -493,9 +495,16 @@ impl<L: Link> Round<'_, L> {
         }
     }
 
-    fn commit(&mut self, import: &mut Import<'_>) -> Result<()> {
+    fn commit(&mut self, import: &mut Import<'_>, plan: Plan<'_>) -> Result<()> {
         if import.staged == 0 {
             return Ok(());
+        }
+        // The mails to come raise UIDNEXT: if the run stops behind them, what was held back below is not taken for expunged.
+        let known = import.unreadable.len();
+        if import.held_known != Some(known) {
+            let held = self.held_back(plan, import);
+            self.mailbox.hold_back(&held)?;
+            import.held_known = Some(known);
         }
         let saved = self.mailbox.commit()?;
         import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
@@ -690,6 +699,14 @@ fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
     LinkError::Unexpected { got: got.kind(), wanted }.into()
 }
 
+/// What was decided, and from what.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    own: &'a Facts,
+    peer: &'a Facts,
+    outcome: &'a Outcome,
+}
+
 enum Step<'a> {
     /// The other side sends it.
     Fetch(&'a Merged),
@@ -713,5 +730,7 @@ struct Import<'a> {
     moved: HashMap<Uid, Uid>,
     /// Future UIDs of mails that the other side could not give.
     unreadable: HashSet<Uid>,
+    /// How many of them the mailbox has been told to hold back.
+    held_known: Option<usize>,
     surprised: bool,
 }
