@@ -570,18 +570,13 @@ pub trait Mailbox {
 
     /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
     /// ascending ranges with both ends included.
-    fn held_back(&self) -> Vec<(Uid, Uid)> {
-        Vec::new()
-    }
+    fn held_back(&self) -> Vec<(Uid, Uid)>;
 
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
     /// Locks, I/O.
-    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
-        let _ = ranges;
-        Ok(())
-    }
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {

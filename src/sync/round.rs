@@ -234,12 +234,15 @@ impl<L: Link> Round<'_, L> {
         }
         let common = merge::find_common(master, slave, &context);
         let new = if self.side == Side::Master { &common.new_master } else { &common.new_slave };
+        let doubtful = new.iter().any(|&i| peer.never_had(own.items[i].uid));
+        let in_both = if doubtful { common.in_both(master, slave) } else { HashSet::new() };
         let mut guids = NewGuids::with_capacity(new.len());
         for &i in new {
             let uid = own.items[i].uid;
             // A mail that could not be read in an earlier run would have to make room for those that came after it. It does so
-            // only when it can be read now.
-            let was_held = !own.items[i].filtered && peer.never_had(uid);
+            // only when it can be read now, or need not be because the other side has it.
+            let is_there = own.items[i].guid.is_some_and(|g| in_both.contains(&g));
+            let was_held = !own.items[i].filtered && peer.never_had(uid) && !is_there;
             guids.push(self.guid_if_readable(uid, was_held));
         }
         let theirs = self.exchange_guids(guids.clone())?;

@@ -291,7 +291,7 @@ fn options(mode: Mode, algorithm: Algorithm) -> Options {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn two_way_one_run_makes_both_sides_equal(
