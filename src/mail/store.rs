@@ -574,8 +574,8 @@ pub trait Mailbox {
     /// Locks, I/O.
     fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
 
-    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away.
-    /// Whatever stops it, the mailbox is complete in its old or its new state.
+    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away. What is
+    /// held back stays held back. Whatever stops it, the mailbox is complete in its old or its new state.
     ///
     /// # Errors
     /// Locks, I/O, a mail vanished meanwhile.
@@ -583,18 +583,13 @@ pub trait Mailbox {
 
     /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
     /// ascending ranges with both ends included.
-    fn held_back(&self) -> Vec<(Uid, Uid)> {
-        Vec::new()
-    }
+    fn held_back(&self) -> Vec<(Uid, Uid)>;
 
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
     /// Locks, I/O.
-    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
-        let _ = ranges;
-        Ok(())
-    }
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {

@@ -273,5 +273,7 @@ pub(super) struct Import<'a> {
     pub moved: HashMap<Uid, Uid>,
     /// Future UIDs of mails that the other side could not give.
     pub unreadable: HashSet<Uid>,
+    /// How many of them the mailbox has been told to hold back.
+    pub held_known: Option<usize>,
     pub surprised: bool,
 }

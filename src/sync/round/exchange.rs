@@ -1,17 +1,22 @@
 //! Mails on their way, out of the own mailbox and into it.
 
-use super::{Result, Round, RoundError};
+use super::{Decided, Result, Round, RoundError};
 use crate::mail::Uid;
 use crate::sync::carry::{Import, Step};
 use crate::sync::flow::{Event, Turn};
 use crate::sync::message::{Gone, LinkError, Message};
 
-/// Mails that are committed together: few flushes, and little to do again after a stop.
-const BATCH: usize = 1000;
-
 impl Round<'_> {
     /// Sends these mails and takes in what shall come.
-    pub(super) fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, turn: &mut Turn<'_, '_>) -> Result<()> {
+    pub(super) fn exchange(
+        &mut self,
+        sends: &[Uid],
+        import: &mut Import<'_>,
+        decided: &Decided,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<()> {
+        // Few flushes, and little to do again after a stop.
+        let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
         let mut outgoing = sends.iter();
         let mut waiting = outgoing.next();
         let mut steps = std::mem::take(&mut import.steps).into_iter();
@@ -49,13 +54,24 @@ impl Round<'_> {
                     return Err(LinkError::Unexpected { got: message.kind(), wanted: "credit" }.into());
                 }
             }
-            if import.staged >= BATCH && !import.rebuild {
-                self.carry().commit(import)?;
+            if import.staged >= batch && !import.rebuild {
+                self.commit(import, decided)?;
             }
         }
         if !import.rebuild {
-            self.carry().commit(import)?;
+            self.commit(import, decided)?;
         }
         Ok(())
+    }
+
+    fn commit(&mut self, import: &mut Import<'_>, decided: &Decided) -> Result<()> {
+        // The mails to come raise UIDNEXT: if the run stops behind them, what was held back below is not taken for expunged.
+        let known = import.unreadable.len();
+        if import.staged > 0 && import.held_known != Some(known) {
+            let held = self.held_back(decided, import);
+            self.mailbox.hold_back(&held)?;
+            import.held_known = Some(known);
+        }
+        self.carry().commit(import)
     }
 }

@@ -8,6 +8,7 @@
 mod exchange;
 mod together;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use self::together::{Entrant, run};
@@ -265,12 +266,15 @@ impl Round<'_> {
         };
         let common = merge::find_common(master, slave, &context);
         let new = if is_master { &common.new_master } else { &common.new_slave };
+        let doubtful = new.iter().any(|&i| peer.never_had(own.items[i].uid));
+        let in_both = if doubtful { common.in_both(master, slave) } else { HashSet::new() };
         let mut guids = NewGuids::with_capacity(new.len());
         for &i in new {
             let uid = own.items[i].uid;
             // A mail that could not be read in an earlier run would have to make room for those that came after it. It does so
-            // only when it can be read now.
-            let was_held = !own.items[i].filtered && peer.never_had(uid);
+            // only when it can be read now, or need not be because the other side has it.
+            let is_there = own.items[i].guid.is_some_and(|g| in_both.contains(&g));
+            let was_held = !own.items[i].filtered && peer.never_had(uid) && !is_there;
             guids.push(self.guid_if_readable(uid, was_held));
         }
         Ok(Common { own, peer, found: Asked::New(common), guids })
@@ -320,6 +324,10 @@ impl Round<'_> {
         }
     }
 
+    fn held_back(&self, Decided { own, peer, outcome }: &Decided, import: &Import<'_>) -> Vec<(Uid, Uid)> {
+        held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable)
+    }
+
     fn own(&self, m: &Merged) -> Option<Uid> {
         if self.start.side == Side::Master { m.master } else { m.slave }
     }
@@ -367,14 +375,15 @@ impl Round<'_> {
                 }
             }
         }
-        self.exchange(&sends, &mut import, turn)?;
+        self.exchange(&sends, &mut import, decided, turn)?;
         if !receives {
             return Ok(false);
         }
-        let held = held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable);
+        let held = self.held_back(decided, &import);
         if outcome.rebuild {
-            self.carry().rebuild(own, peer, outcome, &import)?;
+            // Before, for a stop in between; a mail that is there is no less there for being held back.
             self.mailbox.hold_back(&held)?;
+            self.carry().rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
         self.carry().edit(own, outcome)?;

@@ -188,11 +188,7 @@ impl UidlistFile {
                 return Ok(true);
             }
             if (known.stamp.dev, known.stamp.ino) == (stamp.dev, stamp.ino) && stamp.size > known.stamp.size {
-<<<<<<< HEAD
-                let bytes = self.read_from(&mut file, known.complete, stamp.size)?;
-=======
-                let bytes = self.read_from(&file, known.complete)?;
->>>>>>> review1
+                let bytes = self.read_from(&file, known.complete, stamp.size)?;
                 // A list that does not continue well is read as a whole, which tells whether it is broken.
                 if let Ok(torn) = known.list.parse_appended(&bytes) {
                     known.complete += (bytes.len() - torn) as u64;
@@ -202,32 +198,21 @@ impl UidlistFile {
                 }
             }
         }
-<<<<<<< HEAD
-        let bytes = self.read_from(&mut file, 0, stamp.size)?;
-=======
-        let bytes = self.read_from(&file, 0)?;
->>>>>>> review1
+        let bytes = self.read_from(&file, 0, stamp.size)?;
         let (list, torn) = Uidlist::parse(&bytes).map_err(|e| self.broken(&e))?;
         self.known = Some(Known { stamp, complete: (bytes.len() - torn) as u64, list, pin: file });
         Ok(true)
     }
 
-<<<<<<< HEAD
     /// Up to `size`, and further where the file has grown since.
-    fn read_from(&self, file: &mut File, offset: u64, size: u64) -> Result<Vec<u8>> {
+    fn read_from(&self, mut file: &File, offset: u64, size: u64) -> Result<Vec<u8>> {
         let bad = |e| self.io("read", e);
         // In one piece: left alone, `read_to_end` begins with small ones.
         let mut bytes = vec![0; usize::try_from(size.saturating_sub(offset)).unwrap_or(0)];
         file.seek(SeekFrom::Start(offset)).map_err(bad)?;
-        let read = read_up_to(file, &mut bytes).map_err(bad)?;
+        let read = read_up_to(&mut file, &mut bytes).map_err(bad)?;
         bytes.truncate(read);
         file.take(SIZE_LIMIT.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes).map_err(bad)?;
-=======
-    fn read_from(&self, mut file: &File, offset: u64) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(offset)).map_err(|e| self.io("read", e))?;
-        file.take(SIZE_LIMIT).read_to_end(&mut bytes).map_err(|e| self.io("read", e))?;
->>>>>>> review1
         Ok(bytes)
     }
 
@@ -353,7 +338,7 @@ impl UidlistFile {
     }
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..])? {
