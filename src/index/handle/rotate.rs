@@ -169,7 +169,7 @@ impl Locked<'_> {
     /// The new log is the head from now on, and its lock is the one we hold.
     fn go_over(&mut self, file: std::fs::File, header: Header, lock: Option<Lock>) {
         let path = self.index.head.path.clone();
-        self.index.head = Head { file, path, header, writable: true, seen: None };
+        self.index.head = Head { file, path, header, writable: true, seen: None, first: Vec::new() };
         if let Some(lock) = lock {
             self.lock = lock;
         }

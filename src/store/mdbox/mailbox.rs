@@ -6,7 +6,7 @@ use super::edit;
 use super::facts::FactTable;
 use super::map::Locked as LockedMap;
 use super::save::Staging;
-use super::storage::{Shared, bad_index, cut_off_rest, index_files};
+use super::storage::{Shared, bad_index, cut_off_rest};
 use super::view::{self, BadIndex, View};
 use crate::index::{self, DeletedMark, Index, Request, Scan, State};
 use crate::mail::{
@@ -39,7 +39,7 @@ impl MdboxMailbox {
                 let text = format!("{} is not there; {}", storage.map.path().display(), super::map::CURE);
                 return Err(Error::new(Class::Temporary, text));
             }
-            let mut index = Index::open(index_files(place), storage.index_options(place))?;
+            let mut index = storage.open_index(place)?;
             cut_off_rest(&mut index)?;
             let view = view_of(&index, storage.map.uid_validity(), place)?;
             (index, view)
