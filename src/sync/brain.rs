@@ -13,10 +13,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::survey::Waiting;
+use self::survey::{Seen, Waiting};
 use super::message::{Attributes, Failure, Finish, Link, LinkError, Message, Offer};
 use super::report::Report;
-use super::round::{Round, RoundError, offer};
+use super::round::{Round, RoundError};
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
 use super::{Algorithm, Only, Options, State};
 use super::{attributes, facts};
@@ -108,10 +108,10 @@ impl Brain<'_> {
         if self.options.only != Only::TreeOnly {
             let guids = (tree_guids(&own), tree_guids(&peer));
             for portion in survey::portions(&plan.mailboxes, [&own, &peer]) {
-                for Waiting { pair, mailbox } in self.survey(&plan.mailboxes[portion])? {
+                for waiting in self.survey(&plan.mailboxes[portion])? {
                     self.check_stop()?;
-                    let unified = !(guids.0.contains(&pair.guid) && guids.1.contains(&pair.guid));
-                    self.mailbox(pair, mailbox, unified)?;
+                    let guid = waiting.pair.guid;
+                    self.mailbox(waiting, !(guids.0.contains(&guid) && guids.1.contains(&guid)))?;
                 }
             }
         }
@@ -164,20 +164,21 @@ impl Brain<'_> {
         }
     }
 
-    fn mailbox(&mut self, pair: &Paired, mailbox: Box<dyn Mailbox>, unified: bool) -> Result<(), End> {
+    fn mailbox(&mut self, waiting: Waiting<'_>, unified: bool) -> Result<(), End> {
+        let pair = waiting.pair;
         let name = &pair.local;
-        let opened = self.lock_in_turn(pair, mailbox)?;
+        let opened = self.lock_in_turn(waiting)?;
         let attributes = opened.is_ok().then(|| self.attributes(pair)).flatten();
         let said = match &opened {
-            Ok((mailbox, guids)) => {
+            Ok((_, seen)) => {
                 let attributes = attributes.as_deref().map(attributes::digest);
-                Ok(Box::new(Offer { attributes, ..offer(&**mailbox, guids) }))
+                Ok(Box::new(Offer { attributes, ..seen.offer.clone() }))
             }
             Err(e) => Err(Failure::from(e)),
         };
         self.link.send(Message::Offer(said.clone()))?;
         let theirs = self.recv_offer()?;
-        let (mut mailbox, guids) = match opened {
+        let (mut mailbox, seen) = match opened {
             Ok(o) => o,
             Err(e) => {
                 self.lost(pair, &e);
@@ -207,7 +208,7 @@ impl Brain<'_> {
             stop: self.stop,
             report: super::round::RoundReport::default(),
         };
-        let result = round.run((*mine, *theirs), guids, &mut sent_done);
+        let result = round.run((*mine, *theirs), seen.guids, &mut sent_done);
         let report = round.report;
         for bad in report.bad {
             tracing::error!("Mailbox {name}: UID {}: {}; the mail is left out, the others go on", bad.uid, bad.error);
@@ -266,7 +267,8 @@ impl Brain<'_> {
     }
 
     /// Locks the own mailbox when it is this side's turn, and looks at it again. Only the locks are taken one after the other.
-    fn lock_in_turn(&mut self, pair: &Paired, mailbox: Box<dyn Mailbox>) -> Result<mail::Result<Opened>, End> {
+    fn lock_in_turn(&mut self, waiting: Waiting<'_>) -> Result<mail::Result<Opened>, End> {
+        let Waiting { pair, mailbox, seen } = waiting;
         let is_first = self.side == self.options.locks_first;
         if !is_first {
             loop {
@@ -283,7 +285,9 @@ impl Brain<'_> {
         }
         Ok(locked.and_then(|mut mailbox| {
             mailbox.refresh()?;
-            Self::look(mailbox, pair)
+            Self::check(&*mailbox, pair)?;
+            let seen = seen.again(&mut *mailbox);
+            Ok((mailbox, seen))
         }))
     }
 
@@ -298,12 +302,12 @@ impl Brain<'_> {
         Ok(mailbox)
     }
 
-    fn look(mut mailbox: Box<dyn Mailbox>, pair: &Paired) -> mail::Result<Opened> {
+    /// It still is the mailbox that the plan speaks of.
+    fn check(mailbox: &dyn Mailbox, pair: &Paired) -> mail::Result<()> {
         if mailbox.status().identity.guid != pair.guid {
             return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
         }
-        let guids = facts::guids(&mut *mailbox);
-        Ok((mailbox, guids))
+        Ok(())
     }
 
     fn attributes(&mut self, pair: &Paired) -> Option<Vec<Attribute>> {
@@ -381,7 +385,7 @@ impl Brain<'_> {
 }
 
 /// A mailbox that was looked at.
-type Opened = (Box<dyn Mailbox>, facts::Guids);
+type Opened = (Box<dyn Mailbox>, Seen);
 
 enum End {
     Own(mail::Error),

@@ -410,13 +410,17 @@ impl<L: Link> Round<'_, L> {
     fn held_back(&self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Vec<(Uid, Uid)> {
         let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
         let two_way = self.options.mode == Mode::TwoWay;
-        let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
-        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
         let of_mails = outcome.mails.iter().filter(|m| self.own(m).is_none()).filter(failed).map(|m| m.uid);
         // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
         let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
         let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
-        let mut uids: Vec<Uid> = of_mails.chain(of_source).filter(|u| !here.contains(u)).collect();
+        let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
+        if uids.is_empty() {
+            return Vec::new();
+        }
+        let comes = |m: &Merged| self.own(m).is_some() || !two_way && !failed(&m);
+        let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
+        uids.retain(|u| !here.contains(u));
         uids.sort_unstable();
         uids.dedup();
         let mut ranges: Vec<(Uid, Uid)> = Vec::new();
@@ -573,12 +577,18 @@ impl<L: Link> Round<'_, L> {
 
     /// Flags, and mails that have to go.
     fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
-        let mut stays: HashSet<Uid> = HashSet::with_capacity(outcome.mails.len());
+        let mut stays: Vec<Uid> = Vec::with_capacity(outcome.mails.len());
         let mut edits = Vec::new();
+        // Mails are in the order of their UIDs on both sides, but for those that change theirs.
+        let mut items = own.items.iter().peekable();
         for m in &outcome.mails {
             let Some(uid) = self.own(m) else { continue };
-            stays.insert(uid);
-            let Some(item) = own.item(uid).filter(|_| uid == m.uid) else { continue };
+            stays.push(uid);
+            if uid != m.uid {
+                continue;
+            }
+            while items.next_if(|i| i.uid < uid).is_some() {}
+            let Some(item) = items.peek().copied().filter(|i| i.uid == uid).or_else(|| own.item(uid)) else { continue };
             if item.flags == m.flags && item.keywords == m.keywords {
                 continue;
             }
@@ -595,9 +605,15 @@ impl<L: Link> Round<'_, L> {
                 },
             });
         }
-        for item in own.items.iter().filter(|i| !stays.contains(&i.uid)) {
-            self.report.done.expunged += 1;
-            edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
+        // Mostly sorted already.
+        stays.sort_unstable();
+        let mut stays = stays.into_iter().peekable();
+        for item in &own.items {
+            while stays.next_if(|&uid| uid < item.uid).is_some() {}
+            if stays.peek() != Some(&item.uid) {
+                self.report.done.expunged += 1;
+                edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
+            }
         }
         if edits.is_empty() {
             return Ok(());

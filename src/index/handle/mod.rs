@@ -105,8 +105,22 @@ pub struct Index {
     head: Head,
     // The state is not to be trusted any more: a write or a replay failed half-way.
     stale: bool,
+    // Counts what was read from the beginning, in this process.
+    loaded: u64,
     // Where the snapshot on disk goes on in the log, as far as is known.
     snapshot: Option<super::state::Position>,
+}
+
+/// What an index says at one moment: equal versions of an index, equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    loaded: u64,
+    position: super::state::Position,
+}
+
+fn next_load() -> u64 {
+    static LOADS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    LOADS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// A whole log in memory.
@@ -130,7 +144,15 @@ impl Index {
     /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
     pub fn open(files: Files, options: Options) -> Result<Self> {
         let loaded = load::load(&files)?;
-        let mut index = Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        let mut index = Self {
+            files,
+            options,
+            state: loaded.state,
+            head: loaded.head,
+            stale: false,
+            loaded: next_load(),
+            snapshot: loaded.snapshot,
+        };
         index.wait_for_first_record()?;
         if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
             return Err(Error::Deleted(index.files.dir().to_owned()));
@@ -142,6 +164,12 @@ impl Index {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Which state this is.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        Version { loaded: self.loaded, position: self.state.position() }
     }
 
     /// The log has bytes behind the state: somebody is writing, or died while he wrote.
@@ -217,6 +245,7 @@ impl Index {
         self.state = loaded.state;
         self.head = loaded.head;
         self.snapshot = loaded.snapshot;
+        self.loaded = next_load();
         self.stale = false;
         self.wait_for_first_record()
     }

@@ -59,7 +59,7 @@ impl Parking {
             if look == parked.look && !options.settings.nfs && parked.state.deleted() == DeletedMark::None {
                 let Parked { header, state, snapshot, .. } = parked;
                 let head = super::Head { file, path: log, header, writable, seen: Some(look), first: Vec::new() };
-                return Ok(Index { files, options, state, head, stale: false, snapshot });
+                return Ok(Index { files, options, state, head, stale: false, loaded: super::next_load(), snapshot });
             }
         }
         Index::open(files, options)

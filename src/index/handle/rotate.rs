@@ -150,6 +150,7 @@ impl Locked<'_> {
         // From here on the old snapshot is history: its log is neither the head nor continued by it.
         fs::unlink_if_there(&index.files.snapshot())?;
         index.snapshot = None;
+        index.loaded = super::next_load();
         let at = Position { seq: header.file_seq, offset: u32::from(header.size) };
         index.state = crate::index::State::empty(header.indexid, at, header.initial_modseq);
         self.go_over(file, header, lock);

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Brain, End, attributes};
+use super::{Brain, End, attributes, facts};
 use crate::mail::{self, Mailbox, MailboxGuid, Tree};
+use crate::sync::facts::Guids;
 use crate::sync::message::{Failure, Link as _, Message, Offer};
 use crate::sync::round::{self, offer};
 use crate::sync::tree::Paired;
@@ -19,6 +20,29 @@ const MAILS_AHEAD: u64 = 20_000;
 pub(super) struct Waiting<'p> {
     pub pair: &'p Paired,
     pub mailbox: Box<dyn Mailbox>,
+    pub seen: Seen,
+}
+
+/// What one look at a mailbox has shown.
+pub(super) struct Seen {
+    view: Option<u64>,
+    pub guids: Guids,
+    pub offer: Offer,
+}
+
+impl Seen {
+    /// Reads all GUIDs and sums everything up.
+    pub fn of(mailbox: &mut dyn Mailbox) -> Self {
+        let guids = facts::guids(mailbox);
+        Self { view: mailbox.view_number(), offer: offer(mailbox, &guids), guids }
+    }
+
+    /// As it is now; what has not changed is not read again.
+    pub fn again(self, mailbox: &mut dyn Mailbox) -> Self {
+        let same = self.view.is_some() && self.view == mailbox.view_number();
+        let status = mailbox.status();
+        if same { Self { offer: Offer { status, ..self.offer }, ..self } } else { Self::of(mailbox) }
+    }
 }
 
 /// How many mailboxes, one after the other, are looked at together. Both sides come to the same answer.
@@ -53,7 +77,7 @@ impl Brain<'_> {
         for pair in pairs {
             self.check_stop()?;
             let found = self.find(pair);
-            let said = found.as_ref().map(|(_, offer)| Box::new(offer.clone())).map_err(Failure::from);
+            let said = found.as_ref().map(|(_, seen)| Box::new(seen.offer.clone())).map_err(Failure::from);
             self.link.send(Message::Offer(said))?;
             seen.push(found);
         }
@@ -64,13 +88,14 @@ impl Brain<'_> {
                 (Err(e), _) => self.lost(pair, &e),
                 // The other side has said why.
                 (Ok(_), Err(_)) => {}
-                (Ok((mailbox, mine)), Ok(theirs)) => {
+                (Ok((mailbox, seen)), Ok(theirs)) => {
+                    let mine = &seen.offer;
                     let saved = self.saved.0.get(&pair.guid).copied();
-                    let facts = round::Start { side: self.side, options: self.options, saved, fresh: pair.fresh };
-                    if facts.is_settled(&mine, &theirs) {
-                        self.report.state.0.insert(pair.guid, facts.state_of(&mine, &theirs));
+                    let start = round::Start { side: self.side, options: self.options, saved, fresh: pair.fresh };
+                    if start.is_settled(mine, &theirs) {
+                        self.report.state.0.insert(pair.guid, start.state_of(mine, &theirs));
                     } else {
-                        waiting.push(Waiting { pair, mailbox });
+                        waiting.push(Waiting { pair, mailbox, seen });
                     }
                 }
             }
@@ -78,11 +103,11 @@ impl Brain<'_> {
         Ok(waiting)
     }
 
-    fn find(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, Offer)> {
-        let mailbox = self.store.open(&pair.local)?;
-        let (mailbox, guids) = Self::look(mailbox, pair)?;
-        let attributes = self.attributes(pair);
-        let offer = Offer { attributes: attributes.as_deref().map(attributes::digest), ..offer(&*mailbox, &guids) };
-        Ok((mailbox, offer))
+    fn find(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, Seen)> {
+        let mut mailbox = self.store.open(&pair.local)?;
+        Self::check(&*mailbox, pair)?;
+        let mut seen = Seen::of(&mut *mailbox);
+        seen.offer.attributes = self.attributes(pair).as_deref().map(attributes::digest);
+        Ok((mailbox, seen))
     }
 }
