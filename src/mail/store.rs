@@ -494,6 +494,11 @@ pub trait Mailbox {
         self.refresh()
     }
 
+    /// Counts the views that were taken: as long as it is the same, so is the view. `None` where nobody counts.
+    fn view_number(&self) -> Option<u64> {
+        None
+    }
+
     /// The numbers of the present view.
     fn status(&self) -> Status;
 

@@ -99,6 +99,10 @@ impl Mailbox for InGuidDirectory {
         self.inner.renew()
     }
 
+    fn view_number(&self) -> Option<u64> {
+        self.inner.view_number()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{LocalStore, MakeFormat, OpenFor, Site};
 use crate::mail::{Class, Error, MailboxName, NameRules, Result, Selection};
 use crate::store::format::Place;
-use crate::store::list::{Driver, Layout, List, Location};
+use crate::store::list::{Driver, Layout, List, Listing, Location};
 use crate::store::{Account, NamespaceSettings};
 
 /// A namespace of the account.
@@ -244,25 +244,32 @@ impl LocalStore {
         Ok(())
     }
 
-    /// Lets the storage of a namespace complete what an interrupted commit left, once.
-    pub(super) fn begin(&mut self, space: usize) -> Result<()> {
+    /// Lets the storage of a namespace complete what an interrupted commit left, once. Gives the namespace's listing, if that
+    /// was read for it.
+    pub(super) fn begin(&mut self, space: usize) -> Result<Option<Listing>> {
         let site = self.spaces[space].site()?;
         if self.sites[site].begun {
-            return Ok(());
+            return Ok(None);
         }
         let mut all: Vec<Place> = Vec::new();
+        let mut own = None;
         for i in 0..self.spaces.len() {
             // An alias shows the same mailboxes once more.
             if self.spaces[i].site().is_ok_and(|s| s == site) && self.spaces[i].settings.alias_for.is_none() {
                 let list = self.list(i)?;
-                for entry in self.listing(i)?.entries.iter().filter(|e| e.selectable) {
-                    all.push(list.place(&entry.name, &entry.stored, entry.guid)?);
+                let modes = list.root_modes();
+                let listing = self.listing(i)?;
+                for entry in listing.entries.iter().filter(|e| e.selectable) {
+                    all.push(Place { modes, ..list.place_to_read(&entry.name, &entry.stored, entry.guid)? });
+                }
+                if i == space {
+                    own = Some(listing);
                 }
             }
         }
         self.sites[site].format.begin(&all)?;
         self.sites[site].begun = true;
-        Ok(())
+        Ok(own)
     }
 }
 

@@ -11,7 +11,8 @@ use super::commit::{NamesTaken, Source, Staged};
 use super::core::Core;
 use super::name;
 use super::stage::{Rules, Stage, Text};
-use crate::index::{Index, Position, Scan};
+use super::uidlist::Stamp;
+use crate::index::{Position, Scan, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
     MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Timestamp, Uid, UidValidity,
@@ -33,6 +34,9 @@ pub(super) struct MaildirMailbox {
     saved: Option<Vec<u32>>,
     mails: Vec<Mail>,
     status: Status,
+    views: u64,
+    // What the view is a view of.
+    taken: Option<(Version, Option<Stamp>)>,
     // Up to where the log is in the view.
     end: Position,
     plugins: Plugins,
@@ -62,6 +66,8 @@ impl MaildirMailbox {
                 highest_modseq: ModSeq(0),
                 highest_private_modseq: ModSeq(0),
             },
+            views: 0,
+            taken: None,
             end: Position::default(),
             plugins: Plugins::of(&core.settings),
             lock: None,
@@ -76,14 +82,24 @@ impl MaildirMailbox {
         self.opened = None;
         if let Some(frozen) = &mut self.core.frozen {
             self.mails = std::mem::take(&mut frozen.mails);
+            self.views += 1;
+            self.taken = None;
             self.status = frozen.status;
             self.end = self.core.index.as_ref().map_or_else(Position::default, |i| i.state().position());
             return Ok(());
         }
         let gone = || Error::new(Class::Temporary, format!("{} vanished", self.core.uidlist.path().display()));
         let (header, next) = self.core.uidlist.header()?.ok_or_else(gone)?;
-        let state = self.core.index.as_ref().map(Index::state).ok_or_else(gone)?;
-        self.mails = state.mails();
+        let index = self.core.index.as_ref().ok_or_else(gone)?;
+        let state = index.state();
+        let now = (index.version(), self.core.uidlist.known_stamp());
+        if self.taken.is_none_or(|taken| taken.0 != now.0) {
+            self.mails = state.mails();
+        }
+        let before = self.taken.replace(now);
+        if now.1.is_none() || before != Some(now) {
+            self.views += 1;
+        }
         self.status = state.status(Identity {
             guid: header.guid.ok_or_else(gone)?,
             uidvalidity: header.uidvalidity,
@@ -182,6 +198,10 @@ impl Mailbox for MaildirMailbox {
             index.refresh()?;
         }
         self.take_view()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        Some(self.views)
     }
 
     fn status(&self) -> Status {

@@ -4,9 +4,8 @@
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Class, Floors, Mailbox};
 use crate::sync::attributes;
-use crate::sync::facts;
 use crate::sync::message::{Failure, Message, Offer};
-use crate::sync::round::offer;
+use crate::sync::round::{Look, offer};
 use crate::sync::tree::Paired;
 
 /// Mailboxes that stay open until the other side's answer is there: bounds open files. Others are opened again.
@@ -17,14 +16,20 @@ const KEPT_MAILS: u32 = 20_000;
 /// What this side has of a mailbox.
 pub(super) struct Seen {
     offer: mail::Result<Offer>,
-    mailbox: Option<Box<dyn Mailbox>>,
+    open: Option<Open>,
+}
+
+/// A mailbox as it was looked at.
+pub(super) struct Open {
+    pub mailbox: Box<dyn Mailbox>,
+    pub look: Look,
 }
 
 /// A mailbox that needs work.
 pub(super) struct Waiting<'p> {
     pub pair: &'p Paired,
     /// As it was found, if it is still open.
-    pub mailbox: Option<Box<dyn Mailbox>>,
+    pub open: Option<Open>,
     /// Its attributes differ.
     pub attributes: bool,
     /// Mails on both sides together.
@@ -40,16 +45,16 @@ impl Brain<'_> {
             self.check_stop()?;
             let found = self.find(pair);
             let (said, found) = match found {
-                Ok((mailbox, offer)) => {
+                Ok((open, offer)) => {
                     let more = mails.saturating_add(offer.status.messages);
                     let keeps = kept < KEPT && more <= KEPT_MAILS;
                     if keeps {
                         kept += 1;
                         mails = more;
                     }
-                    (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), mailbox: keeps.then_some(mailbox) })
+                    (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), open: keeps.then_some(open) })
                 }
-                Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), mailbox: None }),
+                Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), open: None }),
             };
             self.flow.send(Message::Offer(said))?;
             seen.push(found);
@@ -57,12 +62,12 @@ impl Brain<'_> {
         Ok(seen)
     }
 
-    fn find(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, Offer)> {
+    fn find(&mut self, pair: &Paired) -> mail::Result<(Open, Offer)> {
         let mut mailbox = self.open(pair)?;
-        let guids = facts::guids(&mut *mailbox);
+        let look = Look::of(&mut *mailbox);
         let attributes = self.attributes(pair);
-        let offer = Offer { attributes: attributes.as_deref().map(attributes::digest), ..offer(&*mailbox, &guids) };
-        Ok((mailbox, offer))
+        let offer = Offer { attributes: attributes.as_deref().map(attributes::digest), ..offer(&*mailbox, &look.guids) };
+        Ok((Open { mailbox, look }, offer))
     }
 
     pub(super) fn open(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
@@ -76,7 +81,7 @@ impl Brain<'_> {
     /// Hears what the other side has. Gives the mailboxes that need work.
     pub(super) fn compare<'p>(&mut self, pairs: &'p [Paired], seen: Vec<Seen>) -> Result<Vec<Waiting<'p>>, End> {
         let mut waiting = Vec::new();
-        for (pair, Seen { offer, mailbox }) in pairs.iter().zip(seen) {
+        for (pair, Seen { offer, open }) in pairs.iter().zip(seen) {
             let theirs = match self.flow.recv()? {
                 Message::Offer(offer) => offer,
                 other => return Err(unexpected(&other, "a mailbox")),
@@ -94,12 +99,12 @@ impl Brain<'_> {
             let attributes = mine.attributes.zip(theirs.attributes).is_some_and(|(a, b)| a != b);
             if attributes || !start.nothing_to_do(&mine, &theirs) {
                 let mails = mine.status.messages.saturating_add(theirs.status.messages);
-                waiting.push(Waiting { pair, mailbox, attributes, mails });
+                waiting.push(Waiting { pair, open, attributes, mails });
                 continue;
             }
             let state = start.state_of(&mine, &theirs);
             let floors = start.floors(mine.status, theirs.status);
-            if let Err(e) = self.level(pair, mailbox, &floors) {
+            if let Err(e) = self.level(pair, open, &floors) {
                 self.lost(pair, &e);
                 continue;
             }
@@ -109,12 +114,12 @@ impl Brain<'_> {
     }
 
     /// Brings the counters of equal mailboxes to the same height. Raising them needs no lock: it is true whatever happens.
-    fn level(&mut self, pair: &Paired, mailbox: Option<Box<dyn Mailbox>>, floors: &Floors) -> mail::Result<()> {
+    fn level(&mut self, pair: &Paired, open: Option<Open>, floors: &Floors) -> mail::Result<()> {
         if *floors == Floors::default() {
             return Ok(());
         }
-        let mut mailbox = match mailbox {
-            Some(mailbox) => mailbox,
+        let mut mailbox = match open {
+            Some(open) => open.mailbox,
             None => self.open(pair)?,
         };
         mailbox.raise(floors)

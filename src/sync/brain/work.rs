@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::survey::Waiting;
+use super::survey::{Open, Waiting};
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Attribute, Class, Mailbox, MailboxGuid, Since};
 use crate::sync::attributes;
 use crate::sync::message::{Attributes, Failure, Message};
-use crate::sync::round::{self, Entrant, Round, RoundError, RoundReport, Start};
+use crate::sync::round::{self, Entrant, Look, Round, RoundError, RoundReport, Start};
 use crate::sync::tree::Paired;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
@@ -108,9 +108,9 @@ impl<'a> Brain<'a> {
             }
         }
         let mut locked = Vec::with_capacity(portion.len());
-        for Waiting { pair, mailbox, .. } in portion {
+        for Waiting { pair, open, .. } in portion {
             self.check_stop()?;
-            locked.push((pair, self.lock(pair, mailbox)));
+            locked.push((pair, self.lock(pair, open)));
         }
         if is_first {
             self.flow.send(Message::Locked)?;
@@ -119,12 +119,12 @@ impl<'a> Brain<'a> {
         let mut pairs = Vec::with_capacity(locked.len());
         for (pair, locked) in locked {
             let start = self.start(pair, unified(&pair.guid));
-            let ready = locked.and_then(|mut mailbox| {
+            let ready = locked.and_then(|(mut mailbox, look)| {
                 mailbox.refresh()?;
                 if mailbox.status().identity.guid != pair.guid {
                     return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
                 }
-                Ok(Round { start, mailbox, name: &pair.local, report: RoundReport::default() })
+                Ok(Round { start, mailbox, look, name: &pair.local, report: RoundReport::default() })
             });
             pairs.push(pair);
             rounds.push(ready.map_err(|e| {
@@ -135,10 +135,10 @@ impl<'a> Brain<'a> {
         Ok((pairs, rounds))
     }
 
-    fn lock(&mut self, pair: &Paired, mailbox: Option<Box<dyn Mailbox>>) -> mail::Result<Box<dyn Mailbox>> {
-        let mut mailbox = match mailbox {
-            Some(mailbox) => mailbox,
-            None => self.open(pair)?,
+    fn lock(&mut self, pair: &Paired, open: Option<Open>) -> mail::Result<(Box<dyn Mailbox>, Option<Look>)> {
+        let (mut mailbox, look) = match open {
+            Some(Open { mailbox, look }) => (mailbox, Some(look)),
+            None => (self.open(pair)?, None),
         };
         match mailbox.lock(self.options.lock_timeout.unwrap_or(MAILBOX_LOCK)) {
             // A source that cannot be written to is a source like any other: nothing will be changed there.
@@ -147,7 +147,7 @@ impl<'a> Brain<'a> {
             }
             result => result?,
         }
-        Ok(mailbox)
+        Ok((mailbox, look))
     }
 
     /// Attributes of the mailboxes where they differ.

@@ -83,12 +83,34 @@ pub struct Start<'a> {
     pub stop: &'a Stop,
 }
 
+/// The GUIDs that one look at a mailbox has shown.
+pub struct Look {
+    view: Option<u64>,
+    /// In the order of the view.
+    pub guids: facts::Guids,
+}
+
+impl Look {
+    /// Reads all GUIDs.
+    pub fn of(mailbox: &mut dyn Mailbox) -> Self {
+        let guids = facts::guids(mailbox);
+        Self { view: mailbox.view_number(), guids }
+    }
+
+    /// As it is now; what has not changed is not read again.
+    fn again(self, mailbox: &mut dyn Mailbox) -> Self {
+        if self.view.is_some() && self.view == mailbox.view_number() { self } else { Self::of(mailbox) }
+    }
+}
+
 /// One mailbox on its way.
 pub struct Round<'a> {
     /// What is known of it.
     pub start: Start<'a>,
     /// The own mailbox.
     pub mailbox: Box<dyn Mailbox>,
+    /// An earlier look at it, which holds if nothing has changed.
+    pub look: Option<Look>,
     /// Its name, for messages.
     pub name: &'a MailboxName,
     /// What came of it.
@@ -225,7 +247,11 @@ impl Round<'_> {
             self.start.unified = false;
             self.mailbox.refresh()?;
         }
-        let mut guids = facts::guids(&mut *self.mailbox);
+        let mailbox = &mut *self.mailbox;
+        let Look { mut guids, .. } = match self.look.take() {
+            Some(look) => look.again(mailbox),
+            None => Look::of(mailbox),
+        };
         self.report.bad.append(&mut guids.bad);
         let since = match (self.mode(), &self.start.options.algorithm, self.start.saved) {
             (Mode::Backup(_), _, _) => None,

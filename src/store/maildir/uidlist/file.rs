@@ -170,6 +170,9 @@ impl UidlistFile {
     /// # Errors
     /// I/O, or the file is broken: then it is an error that names the line, and never an empty list.
     pub fn refresh(&mut self) -> Result<bool> {
+        if self.known.is_some() && self.stamp()? == self.known_stamp() {
+            return Ok(true);
+        }
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
