@@ -185,6 +185,7 @@ impl Brain<'_> {
                 if let Some(class) = f.failed {
                     self.report.fail(class);
                 }
+                self.report.peer_incomplete = f.incomplete;
                 Ok(())
             }
             other => Err(unexpected(&other, "the end of the run")),
