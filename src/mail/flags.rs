@@ -1,5 +1,6 @@
 //! System flags and keywords.
 
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,7 +8,8 @@ use std::ops::{BitAnd, BitOr, BitXor};
 use std::sync::Arc;
 
 /// The five system flags, as the index files and the wire have them (index.md 2.4). \Recent is not among them.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u8")]
 pub struct Flags(u8);
 
 impl Flags {
@@ -77,6 +79,36 @@ impl Flags {
     }
 }
 
+impl From<u8> for Flags {
+    fn from(bits: u8) -> Self {
+        Self::from_bits(bits)
+    }
+}
+
+impl From<String> for Keyword {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<Keyword> for String {
+    fn from(keyword: Keyword) -> Self {
+        keyword.as_str().to_owned()
+    }
+}
+
+impl From<Vec<Keyword>> for Keywords {
+    fn from(list: Vec<Keyword>) -> Self {
+        list.into_iter().collect()
+    }
+}
+
+impl From<Keywords> for Vec<Keyword> {
+    fn from(keywords: Keywords) -> Self {
+        keywords.iter().cloned().collect()
+    }
+}
+
 impl BitOr for Flags {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
@@ -106,7 +138,8 @@ impl fmt::Debug for Flags {
 }
 
 /// A keyword (RFC 3501 2.3.2). Equal and ordered without regard to ASCII case, shown as it was first written.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Keyword(Arc<str>);
 
 impl Keyword {
@@ -164,7 +197,8 @@ impl fmt::Debug for Keyword {
 }
 
 /// A set of keywords, shared between the mails that have the same ones: 8 bytes a mail.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<Keyword>", into = "Vec<Keyword>")]
 pub struct Keywords(Option<Arc<Vec<Keyword>>>);
 
 impl Keywords {

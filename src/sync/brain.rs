@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use super::message::{Attributes, Failure, Finish, Link, LinkError, Message, Offer};
 use super::report::Report;
-use super::round::{Round, RoundError, offer};
+use super::round::{Round, RoundError, equal_state, floors, nothing_to_do, offer};
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
 use super::{Algorithm, Only, Options, State};
 use super::{attributes, facts};
-use crate::mail::{self, Attribute, Class, Existence, Mailbox, MailboxGuid, Since, Store, Tree};
+use crate::mail::{self, Attribute, Class, Existence, Floors, Mailbox, MailboxGuid, Since, Store, Tree};
 use crate::os::stop::Stop;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
@@ -103,7 +103,11 @@ impl Brain<'_> {
         let plan = self.sync_tree(&own, &peer)?;
         if self.options.only != Only::TreeOnly {
             let guids = (tree_guids(&own), tree_guids(&peer));
-            for pair in &plan.mailboxes {
+            for (n, settled) in self.survey(&plan.mailboxes)?.into_iter().enumerate() {
+                let pair = &plan.mailboxes[n];
+                if settled {
+                    continue;
+                }
                 if let Some(signal) = self.stop.requested() {
                     return Err(End::Own(mail::Error::new(Class::Temporary, format!("Killed with signal {signal}"))));
                 }
@@ -151,6 +155,50 @@ impl Brain<'_> {
             Message::TreeDone(Err(f)) => Err(End::Peer(f)),
             other => Err(unexpected(&other, "the end of the tree sync")),
         }
+    }
+
+    /// Compares all mailboxes before any is locked. Those where nothing is to be done are settled with that, in one round trip
+    /// for all of them; both sides come to the same list.
+    fn survey(&mut self, pairs: &[Paired]) -> Result<Vec<bool>, End> {
+        let mut said = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            if let Some(signal) = self.stop.requested() {
+                return Err(End::Own(mail::Error::new(Class::Temporary, format!("Killed with signal {signal}"))));
+            }
+            let opened = self.store.open(&pair.local).and_then(|mailbox| Self::look(mailbox, pair));
+            // What cannot be used now is tried again when it is locked, and then told.
+            said.push(match opened {
+                Ok((mailbox, guids)) => match self.store.attributes(&pair.local, pair.guid) {
+                    Ok(a) => Ok(Offer { attributes: a.as_deref().map(attributes::digest), ..offer(&*mailbox, &guids) }),
+                    Err(e) if e.class() == Class::NotPossible => Ok(offer(&*mailbox, &guids)),
+                    Err(e) => Err(Failure::from(&e)),
+                },
+                Err(e) => Err(Failure::from(&e)),
+            });
+        }
+        self.link.send(Message::Survey(said.clone()))?;
+        let theirs = match self.link.recv()? {
+            Message::Survey(list) if list.len() == pairs.len() => list,
+            other => return Err(unexpected(&other, "a survey")),
+        };
+        let mode = self.options.mode;
+        let mut settled = Vec::with_capacity(pairs.len());
+        for ((pair, own), peer) in pairs.iter().zip(&said).zip(&theirs) {
+            let (Ok(a), Ok(b)) = (own, peer) else {
+                settled.push(false);
+                continue;
+            };
+            let saved = self.saved.0.get(&pair.guid);
+            let level = floors(mode, self.side, a.status, b.status) == Floors::default()
+                && floors(mode, self.side.other(), b.status, a.status) == Floors::default();
+            let attributes = a.attributes.is_none() || b.attributes.is_none() || a.attributes == b.attributes;
+            let same = a.guid == b.guid && attributes && level && nothing_to_do(self.options, saved, pair.fresh, (a, b));
+            if same {
+                self.report.state.0.insert(pair.guid, equal_state(mode, a, b));
+            }
+            settled.push(same);
+        }
+        Ok(settled)
     }
 
     fn mailbox(&mut self, pair: &Paired, unified: bool) -> Result<(), End> {
@@ -361,6 +409,7 @@ impl Brain<'_> {
                     if let Some(class) = f.failed {
                         self.report.fail(class);
                     }
+                    self.report.peer_incomplete = f.incomplete;
                     return Ok(());
                 }
                 Message::Credit(_) => {}

@@ -1,5 +1,6 @@
 //! What the two brains say to each other, as plain values, and the way between them.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -13,6 +14,8 @@ pub enum Message {
     Tree(Result<Arc<Tree>, Failure>),
     /// The sender's tree is as planned; or it is not, and the run ends.
     TreeDone(Result<(), Failure>),
+    /// All mailboxes that are to be compared, as they are before anything is locked, in the order of the plan.
+    Survey(Vec<Result<Offer, Failure>>),
     /// The sender, whose turn it was, has locked the next mailbox or given it up: now the other side may lock its own.
     Locked,
     /// The sender's side of the next mailbox; or it cannot be used.
@@ -36,7 +39,7 @@ pub enum Message {
 }
 
 /// Why something could not be done, as far as the other side needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Class of the error.
     pub class: Class,
@@ -51,7 +54,7 @@ impl From<&mail::Error> for Failure {
 }
 
 /// One side of a mailbox at the beginning of a round.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Offer {
     /// Which mailbox.
     pub guid: MailboxGuid,
@@ -68,7 +71,7 @@ pub struct Offer {
 }
 
 /// Attributes of a mailbox.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Attributes {
     /// All there are now.
     pub present: Vec<Attribute>,
@@ -90,7 +93,7 @@ pub struct MailText {
 }
 
 /// Why a mail cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Gone {
     /// It was expunged meanwhile.
     Expunged,
@@ -99,7 +102,7 @@ pub enum Gone {
 }
 
 /// How a side left a mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundEnd {
     /// Its counters now.
     pub status: Status,
@@ -112,7 +115,7 @@ pub struct RoundEnd {
 }
 
 /// How a side ends the run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finish {
     /// The worst class of its errors.
     pub failed: Option<Class>,
@@ -126,6 +129,9 @@ pub enum LinkError {
     /// It ended without a word.
     #[error("the other side ended unexpectedly")]
     Closed,
+    /// The way to it is broken, or what it says cannot be understood.
+    #[error("{0}")]
+    Failed(String),
     /// It said something that makes no sense now.
     #[error("the other side sent {got} when {wanted} was expected")]
     Unexpected {
@@ -149,6 +155,11 @@ pub trait Link {
     /// # Errors
     /// The other side is gone.
     fn recv(&mut self) -> Result<Message, LinkError>;
+
+    /// How many mails may be on their way at once. In one process each is an open file.
+    fn window(&self) -> u32 {
+        64
+    }
 }
 
 /// The way between two brains of one process.
@@ -185,6 +196,7 @@ impl Message {
         match self {
             Self::Tree(_) => "a mailbox tree",
             Self::TreeDone(_) => "the end of the tree sync",
+            Self::Survey(_) => "a survey",
             Self::Locked => "a lock",
             Self::Offer(_) => "a mailbox",
             Self::Attributes(_) => "attributes",

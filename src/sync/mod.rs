@@ -12,6 +12,7 @@ pub mod merge;
 mod message;
 #[cfg(test)]
 mod model;
+mod native;
 mod options;
 mod report;
 mod round;

@@ -16,6 +16,8 @@ pub struct Report {
     pub state: State,
     /// What was done.
     pub done: Counts,
+    /// The other side has left something undone, and has said so in its own words.
+    pub peer_incomplete: bool,
     /// The state of an earlier run must not be used any more, and there is no new one.
     pub full_resync: bool,
 }

@@ -20,8 +20,6 @@ use crate::os::stop::Stop;
 
 /// Mails that are committed together: few flushes, and little to do again after a stop.
 const BATCH: usize = 1000;
-/// Mails that may be on their way: bounds open files.
-const WINDOW: u32 = 64;
 /// Rounds for a mailbox that others keep changing.
 const ROUNDS: u32 = 5;
 
@@ -102,7 +100,7 @@ impl<L: Link> Round<'_, L> {
             *sent_done = false;
             let sides = Sides { own: offers.0, peer: offers.1 };
             self.report.bad.append(&mut guids.bad);
-            if self.nothing_to_do(&sides) {
+            if nothing_to_do(self.options, self.saved.as_ref(), self.fresh, (&sides.own, &sides.peer)) {
                 // Nor for the other side: it goes on, whatever happens here.
                 *sent_done = true;
                 self.level(&sides)?;
@@ -177,27 +175,6 @@ impl<L: Link> Round<'_, L> {
     /// After a run without disturbance both sides have the same mails.
     fn should_match(&self) -> bool {
         !matches!(self.options.mode, Mode::OneWay(_))
-    }
-
-    fn nothing_to_do(&self, sides: &Sides<Offer>) -> bool {
-        let (a, b) = (&sides.own, &sides.peer);
-        let equal = a.status.identity == b.status.identity && a.status.messages == b.status.messages && a.digest == b.digest;
-        if equal && !a.doubtful && !b.doubtful {
-            return true;
-        }
-        // A state proves that a side has not changed; it takes both sides' counters to prove that nothing has to be done.
-        let unchanged = |o: &Offer, s: &MailboxState| {
-            s.uidvalidity == Some(o.status.identity.uidvalidity)
-                && s.last_common.map(Uid::next) == Some(o.status.identity.uid_next)
-                && s.modseq == o.status.highest_modseq
-                && s.messages == o.status.messages
-                && o.capabilities.keeps_modseqs
-        };
-        !self.fresh
-            && matches!(self.options.algorithm, Algorithm::State(_))
-            && !a.doubtful
-            && !b.doubtful
-            && self.saved.as_ref().is_some_and(|s| unchanged(a, s) && unchanged(b, s))
     }
 
     fn facts(&mut self, guids: &facts::Guids) -> Result<Facts> {
@@ -340,7 +317,8 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, outcome: &Outcome) -> Result<()> {
-        let mut credit = WINDOW;
+        let window = self.link.window();
+        let mut credit = window;
         let mut outgoing = sends.iter();
         let mut waiting = outgoing.next();
         let mut received = 0;
@@ -378,8 +356,8 @@ impl<L: Link> Round<'_, L> {
                         _ => {}
                     }
                     received += 1;
-                    if received % (WINDOW / 2) == 0 {
-                        self.link.send(Message::Credit(WINDOW / 2))?;
+                    if received % (window / 2) == 0 {
+                        self.link.send(Message::Credit(window / 2))?;
                     }
                     step = steps.next();
                 }
@@ -418,15 +396,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn raise_to(&mut self, own: mail::Status, peer: mail::Status) -> mail::Result<()> {
-        if self.is_source() || matches!(self.options.mode, Mode::OneWay(_)) {
-            return Ok(());
-        }
-        let floors = Floors {
-            uid_next: None,
-            first_recent: (peer.first_recent > own.first_recent && peer.first_recent <= own.identity.uid_next)
-                .then_some(peer.first_recent),
-            highest_modseq: if peer.highest_modseq > own.highest_modseq { peer.highest_modseq } else { ModSeq(0) },
-        };
+        let floors = floors(self.options.mode, self.side, own, peer);
         if floors != Floors::default() {
             self.mailbox.raise(&floors)?;
         }
@@ -434,14 +404,7 @@ impl<L: Link> Round<'_, L> {
     }
 
     fn remember(&mut self, sides: &Sides<Offer>) {
-        let (a, b) = (sides.own.status, sides.peer.status);
-        self.report.state = Some(MailboxState {
-            uidvalidity: Some(a.identity.uidvalidity),
-            last_common: previous(a.identity.uid_next.min(b.identity.uid_next)),
-            modseq: self.common_modseq(a, b),
-            private_modseq: a.highest_private_modseq.min(b.highest_private_modseq),
-            messages: a.messages,
-        });
+        self.report.state = Some(equal_state(self.options.mode, &sides.own, &sides.peer));
     }
 
     fn remember_end(&mut self, sides: &Sides<Offer>, ends: &Sides<RoundEnd>, outcome: &Outcome) {
@@ -449,7 +412,7 @@ impl<L: Link> Round<'_, L> {
         let undisturbed = ends.own.digest == ends.peer.digest && !ends.own.surprised && !ends.peer.surprised;
         // Where others were at work, only what was known at the start is known to be exchanged.
         let modseq = if undisturbed {
-            self.common_modseq(a, b)
+            common_modseq(self.options.mode, a, b)
         } else {
             sides.own.status.highest_modseq.min(sides.peer.status.highest_modseq)
         };
@@ -464,15 +427,57 @@ impl<L: Link> Round<'_, L> {
             messages: a.messages,
         });
     }
+}
 
-    /// Both sides' modseq once the lower one is raised; the lower one where it is not.
-    fn common_modseq(&self, a: mail::Status, b: mail::Status) -> ModSeq {
-        if self.options.mode == Mode::TwoWay {
-            a.highest_modseq.max(b.highest_modseq)
-        } else {
-            a.highest_modseq.min(b.highest_modseq)
-        }
+/// The two sides of a mailbox, the own one first, hold the same, as far as their offers prove it.
+pub fn nothing_to_do(options: &Options, saved: Option<&MailboxState>, fresh: bool, (a, b): (&Offer, &Offer)) -> bool {
+    let equal = a.status.identity == b.status.identity && a.status.messages == b.status.messages && a.digest == b.digest;
+    if equal && !a.doubtful && !b.doubtful {
+        return true;
     }
+    // A state proves that a side has not changed; it takes both sides' counters to prove that nothing has to be done.
+    let unchanged = |o: &Offer, s: &MailboxState| {
+        s.uidvalidity == Some(o.status.identity.uidvalidity)
+            && s.last_common.map(Uid::next) == Some(o.status.identity.uid_next)
+            && s.modseq == o.status.highest_modseq
+            && s.messages == o.status.messages
+            && o.capabilities.keeps_modseqs
+    };
+    !fresh
+        && matches!(options.algorithm, Algorithm::State(_))
+        && !a.doubtful
+        && !b.doubtful
+        && saved.is_some_and(|s| unchanged(a, s) && unchanged(b, s))
+}
+
+/// The state of a mailbox in which nothing had to be done.
+pub fn equal_state(mode: Mode, own: &Offer, peer: &Offer) -> MailboxState {
+    let (a, b) = (own.status, peer.status);
+    MailboxState {
+        uidvalidity: Some(a.identity.uidvalidity),
+        last_common: previous(a.identity.uid_next.min(b.identity.uid_next)),
+        modseq: common_modseq(mode, a, b),
+        private_modseq: a.highest_private_modseq.min(b.highest_private_modseq),
+        messages: a.messages,
+    }
+}
+
+/// The counters that a side would raise to the other's (when nothing else has to be done).
+pub fn floors(mode: Mode, side: Side, own: mail::Status, peer: mail::Status) -> Floors {
+    if mode.is_source(side) || matches!(mode, Mode::OneWay(_)) {
+        return Floors::default();
+    }
+    Floors {
+        uid_next: None,
+        first_recent: (peer.first_recent > own.first_recent && peer.first_recent <= own.identity.uid_next)
+            .then_some(peer.first_recent),
+        highest_modseq: if peer.highest_modseq > own.highest_modseq { peer.highest_modseq } else { ModSeq(0) },
+    }
+}
+
+/// Both sides' modseq once the lower one is raised; the lower one where it is not.
+fn common_modseq(mode: Mode, a: mail::Status, b: mail::Status) -> ModSeq {
+    if mode == Mode::TwoWay { a.highest_modseq.max(b.highest_modseq) } else { a.highest_modseq.min(b.highest_modseq) }
 }
 
 fn previous(uid: Uid) -> Option<Uid> {

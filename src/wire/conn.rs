@@ -264,6 +264,12 @@ impl Conn {
         self.shared.lock().output_size + self.out.len() < ROOM
     }
 
+    /// How much waits to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.shared.lock().output_size
+    }
+
     /// Gives everything that was queued to the writer.
     pub fn flush(&mut self) {
         self.flush_if(1);

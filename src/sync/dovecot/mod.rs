@@ -15,9 +15,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::session::{End, Session};
+use super::native::NativeLink;
 use super::tree::Side;
 use super::{Algorithm, Options, Report};
-use crate::mail::{self, Store};
+use crate::mail::{self, Class, Store};
 use crate::os::stop::Stop;
 use crate::wire::{Conn, Ends, Handshake};
 
@@ -97,8 +98,37 @@ pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, end
     let item = handshake::of_master(&session.options, settings);
     let mut opened = None;
     let result = session.greet(item).and_then(|peer| prepare(&mut session, &peer, place));
-    let result = result.and_then(|ready| session.run(&mut *opened.insert(ready).store));
+    let result = match result {
+        Ok(ready) if ready.own_kind => return native(session, ready, stop),
+        Ok(ready) => session.run(&mut *opened.insert(ready).store),
+        Err(e) => Err(e),
+    };
     session.close(result)
+}
+
+/// The run with one of our own kind.
+fn native(mut session: Session<'_>, mut ready: Ready, stop: &Stop) -> Report {
+    let settings = session.settings;
+    let mut options = session.options.clone();
+    let side = session.side;
+    let result = NativeLink::new(&mut session.conn, &settings.temp_dir).and_then(|mut link| {
+        match side {
+            Side::Master => link.send_hello(&options)?,
+            Side::Slave => link.recv_hello(&mut options)?,
+        }
+        options.locks_first = if ready.first { side } else { side.other() };
+        let mut report = super::run(side, &options, &mut *ready.store, &mut link, stop);
+        link.end();
+        if report.peer_incomplete {
+            report.skipped += 1;
+        }
+        Ok(report)
+    });
+    session.conn.close();
+    result.unwrap_or_else(|e| {
+        tracing::error!("{e}");
+        Report { failed: Some(Class::Temporary), ..Report::default() }
+    })
 }
 
 /// The `dsync-server` side.
@@ -112,7 +142,14 @@ pub fn serve(settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop
         session.hashed_headers = names.map(|n| String::from_utf8_lossy(n).into_owned()).collect();
         prepare(&mut session, &peer, place)
     });
-    let result = result.and_then(|ready| session.run(&mut *opened.insert(ready).store));
+    let result = match result {
+        Ok(ready) if ready.own_kind => {
+            let full = session.options.algorithm == Algorithm::Full;
+            return Served { report: native(session, ready, stop), full };
+        }
+        Ok(ready) => session.run(&mut *opened.insert(ready).store),
+        Err(e) => Err(e),
+    };
     if result.is_ok()
         && session.options.purge
         && let Some(ready) = &mut opened
@@ -127,14 +164,20 @@ pub fn serve(settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop
 /// The own side, opened and, where it is our turn, locked.
 struct Ready {
     store: Box<dyn Store>,
+    /// The other side is one of our own kind.
+    own_kind: bool,
+    /// This side locks first.
+    first: bool,
     _lock: Option<Box<dyn Send>>,
 }
 
 fn prepare(session: &mut Session<'_>, peer: &Handshake, place: &mut dyn Place) -> Result<Ready, End> {
+    let first = session::locks(session.side, &session.settings.hostname, &peer.hostname);
     let wait = session.options.lock_timeout.filter(|t| !t.is_zero());
-    let lock = match wait.filter(|_| session::locks(session.side, &session.settings.hostname, &peer.hostname)) {
+    let lock = match wait.filter(|_| first) {
         Some(timeout) => Some(place.lock_user(timeout)?),
         None => None,
     };
-    Ok(Ready { store: place.open(&mut session.options)?, _lock: lock })
+    let own_kind = session.settings.own_kind && peer.own_kind == Some(handshake::OWN_KIND);
+    Ok(Ready { store: place.open(&mut session.options)?, own_kind, first, _lock: lock })
 }

@@ -20,9 +20,10 @@ pub use twoway::two_way;
 pub(super) use twoway::{both, one, stays};
 
 use crate::mail::{Flags, Guid128, Keywords, ModSeq, Status, Uid, UidValidity};
+use serde::{Deserialize, Serialize};
 
 /// What one side knows of a mailbox.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Facts {
     /// Its counters.
     pub status: Status,
@@ -40,7 +41,7 @@ pub struct Facts {
 }
 
 /// A mail that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Its UID.
     pub uid: Uid,
@@ -60,7 +61,7 @@ pub struct Item {
 }
 
 /// Flag changes that a log explains.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlagLog {
     /// Added flags.
     pub added: Flags,
@@ -73,7 +74,7 @@ pub struct FlagLog {
 }
 
 /// A UID that was expunged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expunged {
     /// Which UID.
     pub uid: Uid,
