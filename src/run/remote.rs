@@ -15,7 +15,7 @@ pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,
     };
-    let mut place = Own { account: &job.account, side: Side::Master };
+    let mut place = Own { account: &job.account, side: Side::Master, read_only: false };
     let Peer { ends, end } = peer;
     let report = dovecot::master(&job.options, &job.stream, &mut place, ends, stop);
     end.finish(report.failed.is_none());
@@ -29,7 +29,7 @@ pub(super) fn serve(service: &Service, peer: Peer, stop: &Stop) -> Outcome {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,
     };
-    let mut place = Own { account: &service.account, side: Side::Slave };
+    let mut place = Own { account: &service.account, side: Side::Slave, read_only: service.read_only };
     let Peer { ends, end } = peer;
     let served = dovecot::serve(&service.stream, &mut place, ends, stop);
     let outcome = super::outcome(&served.report);

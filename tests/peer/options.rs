@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::lab::Ran;
 use crate::matrix::{BOTH, Pair, Who};
-use crate::oracle::{Side, UID, assert_equal, files, have_dovecot, mail};
+use crate::oracle::{Side, UID, assert_equal, changed, files, have_dovecot, mail};
 
 fn words<'a>(options: &[&'a str], server: &'a [String]) -> Vec<&'a str> {
     options.iter().copied().chain(server.iter().map(String::as_str)).collect()
@@ -267,6 +267,33 @@ fn modes() {
         assert_ne!(theirs, theirs_now);
         run(&["backup", "-R"]);
         assert_equal(&theirs_now, &pair.server.dump().without_saved());
+        same(&pair);
+    }
+}
+
+/// A server that is there for backups only.
+#[test]
+fn a_read_only_server() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "mdbox"]);
+    pair.server.doveadm(&["expunge", "mailbox", "Work", "all"]);
+    let server = and(pair.server_words(Who::Ours), &["--read-only"]);
+    for who in BOTH {
+        pair.server.save("INBOX", &mail(900));
+        let before = pair.server.files();
+        for options in [&["sync"][..], &["backup"], &["sync", "-1"]] {
+            let ran = pair.run(who, &words(options, &server));
+            assert_eq!(ran.code, 75, "{ran:?}");
+            assert!(ran.stderr.contains("This server is read-only"), "{ran:?}");
+        }
+        for options in [&["sync", "-1R"][..], &["backup", "-P", "-R"]] {
+            let ran = pair.run(who, &words(options, &server));
+            assert!(ran.code == 0 && ran.stderr.is_empty(), "{who:?} {options:?} {ran:?}");
+        }
+        let changed = changed(&before, &pair.server.files());
+        assert!(changed.is_empty(), "{changed:?}");
         same(&pair);
     }
 }

@@ -244,6 +244,7 @@ impl Round<'_> {
     fn begin(&mut self, again: bool) -> mail::Result<Arc<Facts>> {
         if again {
             self.report.bad.clear();
+            self.report.unsettled = false;
             self.start.unified = false;
             self.mailbox.refresh()?;
         }
@@ -423,19 +424,24 @@ impl Round<'_> {
         Ok(import.surprised)
     }
 
-    /// Both sides have done their part. Says whether another round is needed: somebody else was at work, too.
-    fn end(&mut self, decided: &Decided, own: RoundEnd, peer: RoundEnd, last: bool) -> mail::Result<bool> {
-        let again = (own.surprised || peer.surprised || self.start.should_match() && own.digest != peer.digest)
-            && (own.acted || peer.acted);
+    /// Both sides have done their part. Says whether another round is needed, because somebody else was at work, too: both
+    /// sides come to the same answer.
+    fn is_unsettled(&mut self, decided: &Decided, own: &RoundEnd, peer: &RoundEnd) -> bool {
         if self.start.should_match() {
-            self.report.state = Some(self.start.state_after(decided, &own, &peer));
+            self.report.state = Some(self.start.state_after(decided, own, peer));
         }
-        self.report.unsettled = again && last;
+        let differ = own.surprised || peer.surprised || self.start.should_match() && own.digest != peer.digest;
+        self.report.unsettled = differ && (own.acted || peer.acted);
+        self.report.unsettled
+    }
+
+    /// Brings the counters to the same height.
+    fn level(&mut self, own: &RoundEnd, peer: &RoundEnd) -> Result<()> {
         let floors = self.start.floors(own.status, peer.status);
         if floors != Floors::default() {
             self.mailbox.raise(&floors)?;
         }
-        Ok(again)
+        Ok(())
     }
 }
 

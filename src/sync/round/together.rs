@@ -67,10 +67,11 @@ fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, flow: &mut Flow<'_>)
     Turn { flow, at: ends.len(), dones: &mut dones }.wait()?;
     let mut again = Vec::new();
     for ((i, own, decided), peer) in ends.into_iter().zip(dones) {
-        if let (Ok(own), Ok(peer), Some(decided)) = (own, peer, decided) {
-            let more = tried(&mut rounds[i], Ok(()), |round, ()| Ok(round.end(&decided, own, peer, n == ROUNDS)?))?;
-            if more.unwrap_or(false) {
+        if let (Ok(own), Ok(peer), Some(decided), Ok(round)) = (own, peer, decided, &mut rounds[i]) {
+            if round.is_unsettled(&decided, &own, &peer) && n < ROUNDS {
                 again.push(i);
+            } else {
+                tried(&mut rounds[i], Ok(()), |round, ()| round.level(&own, &peer))?.ok();
             }
         }
     }
