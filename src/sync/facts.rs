@@ -76,6 +76,7 @@ pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, fil
         held_back: mailbox.held_back(),
         native: changes.native,
         synced: changes.synced,
+        renumbered: changes.renumbered,
     };
     for (n, mail) in mailbox.mails().iter().enumerate() {
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {

@@ -278,7 +278,7 @@ struct Runs {
 
 impl Runs {
     /// A run that is killed after this time, if it still goes on then.
-    fn run(&mut self, mut command: Command, kill_after: Option<Duration>) {
+    fn run(&mut self, mut command: Command, kill_after: Option<Duration>, trace: &mut std::fs::File) {
         let begun = Instant::now();
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("we run");
         if let Some(time) = kill_after {
@@ -292,8 +292,10 @@ impl Runs {
         if output.status.signal().is_none() && kill_after.is_none() {
             (self.longest, self.total, self.whole) = (self.longest.max(took), self.total + took, self.whole + 1);
         }
+        let _ = write!(trace, "== {how} after {took:?} {kill_after:?}\n{}", ran.stderr);
         // Who was killed has said nothing wrong; locks that it left may be in the next one's way for a moment.
-        if how != "killed" && (![0, 2].contains(&ran.code) || ran.stderr.contains("Error") || ran.stderr.contains("panicked")) {
+        if how != "killed" && (![0, 2].contains(&ran.code) || ran.stderr.contains(": Error: ") || ran.stderr.contains("panicked"))
+        {
             self.odd.push(ran);
         }
         *self.codes.entry(how).or_default() += 1;
@@ -353,6 +355,7 @@ fn soak(first: &'static str, second: &'static str) {
 
     let begun = Instant::now();
     let mut runs = Runs::default();
+    let mut trace = std::fs::File::create(lab.path().join("runs.log")).expect("a file");
     std::thread::scope(|scope| {
         let book = &book;
         for (n, side) in [&a, &b, &a, &b].into_iter().enumerate() {
@@ -367,7 +370,7 @@ fn soak(first: &'static str, second: &'static str) {
             let kill = (dice.below(3) == 0).then(|| Duration::from_millis(dice.below(250) as u64));
             let (x, y) = if dice.below(4) == 0 { (&b, &a) } else { (&a, &b) };
             let verb: &[&str] = if dice.below(5) == 0 { &["sync", "-f"] } else { &["sync"] };
-            runs.run(x.ours(&[verb, &[&y.location]].concat()), kill);
+            runs.run(x.ours(&[&["-D"], verb, &[&y.location]].concat()), kill, &mut trace);
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
         book.stop.store(true, Ordering::Relaxed);
@@ -388,7 +391,8 @@ fn soak(first: &'static str, second: &'static str) {
         x.boxes.len(),
     );
     for ran in runs.odd.iter().take(20) {
-        wrong += &format!("exit {}: {}\n", ran.code, ran.stderr);
+        let told = ran.stderr.lines().filter(|l| !l.contains(": Debug: ") && !l.contains(": Info: ")).collect::<Vec<_>>();
+        wrong += &format!("exit {}: {}\n", ran.code, told.join("\n"));
     }
     let log = lab.log();
     if !(wrong.is_empty() && differences.is_empty() && log.is_empty()) {

@@ -178,10 +178,9 @@ impl LocalStore {
                 node.existence = Existence::Exists;
                 node.identity = Some(identity);
             }
-            // Gone since it was listed, or being deleted by somebody: not there right now (index.md 4.5). A lost index is not
-            // the same as that.
-            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.is_being_deleted(target)) => {
-            }
+            // Gone since it was listed, or being deleted or created by somebody: not there right now (index.md 4.5). A lost
+            // index is not the same as that.
+            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.comes_or_goes(target)) => {}
             Err(e) => {
                 draft.node(name).existence = Existence::Unreadable;
                 draft.problems.push((name.clone(), e));
@@ -189,11 +188,14 @@ impl LocalStore {
         }
     }
 
-    fn is_being_deleted(&self, target: &Target) -> bool {
+    fn comes_or_goes(&self, target: &Target) -> bool {
         let Ok(place) = self.place(target) else { return false };
         let files = index::Files::new(&place.index, index::Files::MAILBOX);
         let options = index::Options::new(self.settings.index.clone(), place.modes);
-        matches!(index::Index::open(files, options), Err(index::Error::Deleted(_)))
+        match index::Index::open(files, options) {
+            Ok(index) => index.state().is_half_made(),
+            Err(e) => matches!(e, index::Error::Deleted(_)),
+        }
     }
 
     pub(super) fn identity(&mut self, target: &Target) -> Result<Identity> {

@@ -9,6 +9,7 @@ mod backup;
 mod common;
 mod flags;
 mod oneway;
+mod renumbered;
 mod twoway;
 
 pub use assign::NewGuids;
@@ -17,7 +18,7 @@ pub use common::{Common, find_common};
 pub use oneway::one_way;
 pub use twoway::two_way;
 
-use crate::mail::{Flags, Guid128, Keywords, ModSeq, Status, Uid, UidValidity};
+use crate::mail::{Flags, Guid128, Keywords, ModSeq, Renumbered, Status, Uid, UidValidity};
 
 /// What one side knows of a mailbox.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Facts {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought to this side, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// UIDs that a sync took away as it gave their mails others.
+    pub renumbered: Vec<Renumbered>,
 }
 
 /// A mail that is there.
