@@ -228,6 +228,9 @@ impl Brain<'_> {
                 if e.class() == Class::Expunged {
                     // Somebody was at work here; the next run sees to it.
                     self.report.desync(format!("Mailbox {name}: {e}"));
+                } else if self.is_lost(pair) {
+                    // Deleted or renamed by somebody.
+                    self.report.desync(format!("Mailbox GUID {} was lost", pair.guid));
                 } else {
                     tracing::error!("Mailbox {name}: {e}");
                     self.report.fail(e.class());
@@ -246,6 +249,14 @@ impl Brain<'_> {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// The mailbox is not there any more under its name.
+    fn is_lost(&mut self, pair: &Paired) -> bool {
+        match self.store.open(&pair.local) {
+            Ok(mut mailbox) => mailbox.refresh().is_ok() && mailbox.status().identity.guid != pair.guid,
+            Err(e) => e.class() == Class::NotFound,
         }
     }
 

@@ -100,6 +100,7 @@ impl<L: Link> Round<'_, L> {
     /// # Errors
     /// See [`RoundError`]; `Done` has been sent only if `self` says so.
     pub fn run(&mut self, mut offers: (Offer, Offer), mut guids: facts::Guids, sent_done: &mut bool) -> Result<()> {
+        let mut before: Option<Arc<Facts>> = None;
         for round in 1.. {
             *sent_done = false;
             let sides = Sides { own: offers.0, peer: offers.1 };
@@ -111,16 +112,21 @@ impl<L: Link> Round<'_, L> {
                 self.remember(&sides);
                 return Ok(());
             }
-            let own = Arc::new(self.facts(&guids)?);
+            let mut own = self.facts(&guids)?;
+            if let Some(before) = before.take() {
+                remember_expunged(&mut own, &before);
+            }
+            let own = Arc::new(own);
+            before = Some(Arc::clone(&own));
             self.link.send(Message::Facts(Arc::clone(&own)))?;
             let peer = match self.recv_fact()? {
                 Message::Facts(f) => f,
                 other => return Err(unexpected(&other, "facts")),
             };
             let outcome = self.decide(&own, &peer)?;
-            let before = self.report.done;
+            let done = self.report.done;
             let surprised = self.carry_out(&own, &peer, &outcome)?;
-            let acted = self.report.done != before;
+            let acted = self.report.done != done;
             let ends = self.end_round(acted, surprised, sent_done)?;
             let again = (ends.own.surprised || ends.peer.surprised || self.should_match() && ends.own.digest != ends.peer.digest)
                 && (ends.own.acted || ends.peer.acted);
@@ -440,7 +446,8 @@ impl<L: Link> Round<'_, L> {
         }
         match result {
             Ok(t) => Message::Mail(Box::new(t)),
-            Err(e) if e.class() == Class::Expunged => Message::Gone(Gone::Expunged),
+            // With its mailbox, perhaps.
+            Err(e) if matches!(e.class(), Class::Expunged | Class::NotFound) => Message::Gone(Gone::Expunged),
             Err(e) => {
                 self.bad(uid, e);
                 Message::Gone(Gone::Unreadable)
@@ -653,6 +660,13 @@ impl<L: Link> Round<'_, L> {
         } else {
             a.highest_modseq.min(b.highest_modseq)
         }
+    }
+}
+
+/// A log may tell an expunge without the GUID of the mail, which was there a moment ago.
+fn remember_expunged(now: &mut Facts, before: &Facts) {
+    for gone in now.expunged.iter_mut().filter(|e| e.guid.is_none()) {
+        gone.guid = before.item(gone.uid).and_then(|i| i.guid);
     }
 }
 

@@ -51,6 +51,7 @@ impl LocalStore {
         let mut draft = Draft::default();
         for &space in &selected {
             self.begin(space)?;
+            self.mend_list_index(space);
             self.scan_space(space, &mut draft)?;
         }
         for &space in &selected {
