@@ -277,6 +277,19 @@ pub struct Changes {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought from elsewhere, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// Mails that a sync has given another UID: where their old UIDs went.
+    pub renumbered: Vec<Renumbered>,
+}
+
+/// In one step a sync took a mail's UID away and brought mails under others, among them this one if it has the same GUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renumbered {
+    /// The old UID.
+    pub from: Uid,
+    /// The lowest of the new UIDs.
+    pub first: Uid,
+    /// The highest.
+    pub last: Uid,
 }
 
 /// What the log says of one UID.

@@ -11,7 +11,8 @@ use super::round::{self, Round, RoundReport, Start, offer};
 use super::tree::Side;
 use super::{Algorithm, Filter, Mode, Options, Report, Source, facts};
 use crate::mail::{
-    Class, Flags, Floors, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Store as _, Timestamp, Uid, UidValidity,
+    Class, Flags, Floors, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Renumbered, Store as _, Timestamp, Uid,
+    UidValidity,
 };
 use crate::os::stop::Stop;
 
@@ -263,7 +264,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         }
         return report;
     }
-    let mut rounds = [Ok(Round { start, mailbox, look: None, name: &name, report })];
+    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, name: &name, report })];
     round::run(&mut rounds, &mut Flow::new(&mut link)).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
@@ -416,4 +417,72 @@ proptest! {
         prop_assert!(texts(&pair.a).is_superset(&must), "lost {:?}", must.difference(&texts(&pair.a)).collect::<Vec<_>>());
         prop_assert_eq!(seen(&pair.a).0.len(), texts(&pair.a).len(), "doubled");
     }
+}
+
+fn user_mail(n: u8) -> ModelMail {
+    ModelMail {
+        guid: MailGuid::new(format!("mail-{n}")).expect("not empty"),
+        flags: Flags::NONE,
+        keywords: Keywords::NONE,
+        modseq: ModSeq(0),
+        text: vec![n],
+        received: Timestamp(1),
+        unreadable: false,
+    }
+}
+
+fn inbox<T>(store: &ModelStore, f: impl FnOnce(&mut ModelBox) -> T) -> T {
+    f(store.world().boxes.get_mut(&MailboxName::inbox()).expect("there"))
+}
+
+fn uid(n: u32) -> Uid {
+    Uid::new(n).expect("not zero")
+}
+
+/// Two mails that both sides have. One is to get the UID 9 on b, where a run was killed then.
+fn half_renumbered() -> Pair {
+    let mut pair = Pair::new(true);
+    inbox(&pair.a, |a| [1, 2].map(|n| a.append(None, user_mail(n))));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    pair
+}
+
+#[test]
+fn a_mail_expunged_while_it_got_another_uid_elsewhere_does_not_come_back() {
+    let mut pair = half_renumbered();
+    inbox(&pair.b, |b| {
+        b.append(Some(uid(9)), user_mail(2));
+        b.expunge(uid(2), true, true);
+        b.renumbered.push(Renumbered { from: uid(2), first: uid(9), last: uid(9) });
+    });
+    inbox(&pair.a, |a| a.expunge(uid(2), true, false));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1]].into(), [vec![1]].into()));
+}
+
+#[test]
+fn a_mail_that_came_back_by_another_way_stays() {
+    let mut pair = half_renumbered();
+    // A third place has brought it, long after it was expunged everywhere.
+    inbox(&pair.a, |a| a.expunge(uid(2), true, false));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    inbox(&pair.b, |b| b.append(Some(uid(9)), user_mail(2)));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1], vec![2]].into(), [vec![1], vec![2]].into()));
+}
+
+#[test]
+fn a_mail_expunged_behind_the_end_of_the_common_past_does_not_come_back() {
+    let mut pair = Pair::new(true);
+    inbox(&pair.a, |a| a.append(None, user_mail(1)));
+    inbox(&pair.b, |b| {
+        b.append(None, user_mail(2));
+        b.append(Some(uid(5)), user_mail(3));
+    });
+    inbox(&pair.a, |a| {
+        a.append(Some(uid(5)), user_mail(3));
+        a.expunge(uid(5), true, false);
+    });
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1], vec![2]].into(), [vec![1], vec![2]].into()));
 }

@@ -111,6 +111,8 @@ pub struct Round<'a> {
     pub mailbox: Box<dyn Mailbox>,
     /// An earlier look at it, which holds if nothing has changed.
     pub look: Option<Look>,
+    /// What was known in the round before.
+    pub before: Option<Arc<Facts>>,
     /// Its name, for messages.
     pub name: &'a MailboxName,
     /// What came of it.
@@ -259,7 +261,13 @@ impl Round<'_> {
             (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: s.last_common }),
             _ => Some(Since::Everything),
         };
-        Ok(Arc::new(facts::facts(&mut *self.mailbox, &guids, since, &self.start.options.filter)?))
+        let mut now = facts::facts(&mut *self.mailbox, &guids, since, &self.start.options.filter)?;
+        if let Some(before) = &self.before {
+            remember_expunged(&mut now, before);
+        }
+        let now = Arc::new(now);
+        self.before = Some(Arc::clone(&now));
+        Ok(now)
     }
 
     /// Finds what both sides have.
@@ -442,6 +450,13 @@ impl Round<'_> {
             self.mailbox.raise(&floors)?;
         }
         Ok(())
+    }
+}
+
+/// A log may tell an expunge without the GUID of the mail, which was there a moment ago.
+fn remember_expunged(now: &mut Facts, before: &Facts) {
+    for gone in now.expunged.iter_mut().filter(|e| e.guid.is_none()) {
+        gone.guid = before.item(gone.uid).and_then(|i| i.guid);
     }
 }
 
