@@ -41,6 +41,10 @@ impl Link for Boxed<'_> {
     fn recv(&mut self) -> Result<Message, LinkError> {
         self.0.recv()
     }
+
+    fn window(&self) -> u32 {
+        self.0.window()
+    }
 }
 
 struct Brain<'a> {
