@@ -116,6 +116,10 @@ impl Config {
         let expand = |setting| self.expanded(setting, vars).map_err(|source| AccountError::Expand { setting, source });
         let set = |text: String| Some(text).filter(|t| !t.is_empty());
         let plugin = |name| self.plugin(name).filter(|t| !t.is_empty()).map(str::to_owned);
+        let plugin_expanded = |setting| {
+            let expanded = self.plugin_expanded(setting, vars);
+            expanded.map_err(|source| AccountError::Expand { setting, source })
+        };
         let plugins: Vec<String> = self.words("mail_plugins").into_iter().map(Into::into).collect();
         let max_lock_timeout = Some(self.time("mail_max_lock_timeout")).filter(|t| *t != Duration::ZERO);
         let defaults = Settings::default();
@@ -158,6 +162,8 @@ impl Config {
                 .any(|p| p == "listescape")
                 .then(|| self.plugin("listescape_char").and_then(|t| t.chars().next()).unwrap_or('\\')),
             attribute_dict: set(expand("mail_attribute_dict")?),
+            sieve: plugin_expanded("sieve")?,
+            sieve_dir: plugin_expanded("sieve_dir")?,
             list_index: self.flag("mailbox_list_index"),
             plugins,
         })

@@ -11,6 +11,7 @@ pub mod maildir;
 pub mod mdbox;
 pub mod sdbox;
 mod settings;
+mod sieve;
 
 pub use formats::open;
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};

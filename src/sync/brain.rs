@@ -363,9 +363,16 @@ impl Brain<'_> {
             other => return Err(unexpected(&other, "attributes")),
         };
         for attribute in attributes::to_change(&own, &peer, self.options.mode, self.options.mode.is_source(self.side)) {
-            if let Err(e) = self.store.set_attribute(&pair.local, pair.guid, &attribute) {
-                tracing::error!("Mailbox {}: Failed to set attribute {}: {e}", pair.local, attribute.key.key);
-                self.report.skipped += 1;
+            match self.store.set_attribute(&pair.local, pair.guid, &attribute) {
+                Ok(()) => {}
+                // This side has no place for it, and never will have: no reason to fail again and again.
+                Err(e) if e.class() == Class::NotPossible => {
+                    tracing::warn!("Mailbox {}: Attribute {} is left out: {e}", pair.local, attribute.key.key);
+                }
+                Err(e) => {
+                    tracing::error!("Mailbox {}: Failed to set attribute {}: {e}", pair.local, attribute.key.key);
+                    self.report.skipped += 1;
+                }
             }
         }
         Ok(())

@@ -76,14 +76,14 @@ impl LocalStore {
         if location.layout == Layout::Index && !location.driver.is_dbox() {
             return Err(format!("LAYOUT=index is not supported with {}", location.driver.name()));
         }
-        let site = match self.sites.iter().position(|s| s.location == location) {
+        let site = match self.sites.iter().position(|s| s.asked == location) {
             Some(site) => site,
             None => {
-                let format = make_format(&location, account).map_err(|e| e.to_string())?;
-                self.sites.push(Site { location: location.clone(), format, begun: false });
+                self.sites.push(Site::new(location, account, make_format).map_err(|e| e.to_string())?);
                 self.sites.len() - 1
             }
         };
+        let location = self.sites[site].location.clone();
         let list = List::new(location, ns, self.sites[site].format.reserved(), &account.settings);
         if !ns.prefix.is_empty() && !ns.prefix.ends_with(list.names.separator) {
             return Err(format!("list=yes requires prefix={} to end with separator", ns.prefix));
