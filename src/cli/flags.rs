@@ -166,6 +166,10 @@ pub(super) struct ServerArgs {
     #[arg(long, help_heading = "Which users")]
     pub(super) read_user: bool,
 
+    /// Change nothing here: be the source of a backup -R or a sync -1R, and refuse everything else
+    #[arg(long, help_heading = "What is done")]
+    pub(super) read_only: bool,
+
     /// Accepted and ignored
     #[arg(short = 'd', long, hide = true)]
     pub(super) default_destination: bool,

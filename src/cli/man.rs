@@ -124,7 +124,7 @@ const EXAMPLES: &[Part] = &[
     Text("Move a user to another machine, or keep a replica of the user's mail there:"),
     Typed("dsync sync -u alice remote:mx2.example.org"),
     Text("A backup that the other machine fetches with a key that may do nothing else. There, in ~/.ssh/authorized_keys:"),
-    Typed("command=\"dsync dsync-server -u alice\",restrict ssh-ed25519 AAAA... backup"),
+    Typed("command=\"dsync dsync-server --read-only -u alice\",restrict ssh-ed25519 AAAA... backup"),
     Text("and here:"),
     Typed("dsync backup -R -u alice ssh://vmail@mx1.example.org?identity=/etc/dsync/backup_key"),
     Text("Copy the newest mails of one mailbox first:"),

@@ -54,6 +54,7 @@ fn prepare(caller: &Caller<'_>, args: &ServerArgs, stream: &Stream, name: &str) 
         account,
         stream: job::stream_settings(caller, stream.timeout),
         rawlog: stream.rawlog.clone(),
+        read_only: args.read_only,
         notify: caller.common.replicator_notify.then(|| PathBuf::from(config.text("base_dir"))),
     };
     Ok((service, user))

@@ -1,7 +1,10 @@
 //! `dsync_remote_cmd`: the command that reaches another machine (wire.md 7.3).
 
+use super::Config;
 use super::vars::{VarError, expand_with};
-use super::{Config, defs};
+
+/// Without a setting.
+const DEFAULT: &str = "ssh -l%{login} %{host} doveadm dsync-server -u%u";
 
 /// Whom the command concerns, and where.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,10 +32,8 @@ impl Remote<'_> {
 
 impl Config {
     fn remote_words(&self) -> impl Iterator<Item = &str> {
-        let text = self.text("dsync_remote_cmd");
-        // Dovecot 2.4 knows no -U. Where nobody has decided for a command, nobody has a replicator either.
-        let is_decided = self.has_file() || text != defs::default_of("dsync_remote_cmd").unwrap_or_default();
-        let text = if is_decided { text } else { text.strip_suffix(" -U").unwrap_or(text) };
+        // Dovecot 2.4 refuses -U. Where nobody asks for it, it is not needed: only a replicator wants to be told.
+        let text = self.own("dsync_remote_cmd").unwrap_or(DEFAULT);
         text.split(' ')
     }
 

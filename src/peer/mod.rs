@@ -41,6 +41,9 @@ use crate::wire::Ends;
 /// Longest time for looking up a name, connecting, and saying who we are (wire.md 4.3).
 const CONNECT: Duration = Duration::from_secs(30);
 
+/// How long a program at the other end may take to end after its streams were closed (wire.md 4.3).
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What holds for a stream.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -107,12 +110,13 @@ enum Kind {
 
 impl Ending {
     /// Waits until the other side's program has ended, and logs how it ended where that is worth a line (wire.md 7.5). Both
-    /// streams must have been dropped. The outcome of the run does not depend on it.
-    pub fn finish(self) {
+    /// streams must have been dropped. The outcome of the run does not depend on it. After a success it may have something
+    /// to do yet (`-P`); else it is not waited for longer than its silence was borne.
+    pub fn finish(self, succeeded: bool) {
         match self.0 {
-            Kind::Process(running) => running.finish(),
+            Kind::Process(running) => running.finish(succeeded),
             #[cfg(feature = "ssh")]
-            Kind::Ssh(running) => running.finish(),
+            Kind::Ssh(running) => running.finish(succeeded),
             Kind::Nothing => {}
         }
     }

@@ -15,11 +15,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::error::reason;
 use super::socket::Pipe;
 use super::timed::Timed;
-use super::{Clock, Ending, Error, Kind, Limits, Peer};
+use super::{Clock, Ending, Error, Kind, Limits, PATIENCE, Peer};
 use crate::wire::Ends;
 
-/// How long a command may take to end after its streams were closed (wire.md 4.3).
-const PATIENCE: Duration = Duration::from_secs(30);
 /// What a command of doveadm's kind ends with when it has said what is wrong.
 const TEMPORARY: i32 = 75;
 const USAGE: i32 = 64;
@@ -53,7 +51,7 @@ impl Command {
         let mut child = command.spawn().map_err(exec)?;
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut running =
-            Running { child, words: self.words.clone(), heard: Arc::default(), relay: None, stop: limits.stop.clone() };
+            Running { child, words: self.words.clone(), heard: Arc::default(), relay: None, limits: limits.clone() };
         let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
             return Err(exec(io::Error::other("no pipes")));
         };
@@ -94,12 +92,12 @@ pub(super) struct Running {
     /// Anything came from it.
     heard: Arc<AtomicBool>,
     relay: Option<Relay>,
-    stop: crate::os::stop::Stop,
+    limits: Limits,
 }
 
 impl Running {
-    pub(super) fn finish(mut self) {
-        let status = self.wait();
+    pub(super) fn finish(mut self, succeeded: bool) {
+        let status = self.wait(if succeeded { PATIENCE } else { self.limits.connect });
         let spoke = self.relay.take().is_some_and(Relay::finish);
         let Some(status) = status else { return };
         let words = self.words.join(" ");
@@ -114,7 +112,7 @@ impl Running {
     }
 
     /// `None` if it cannot be known.
-    fn wait(&mut self) -> Option<ExitStatus> {
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let begin = Instant::now();
         let mut pause = Duration::from_micros(200);
         loop {
@@ -126,7 +124,7 @@ impl Running {
                     return None;
                 }
             }
-            let patience = if self.stop.requested().is_some() { Duration::from_secs(1) } else { PATIENCE };
+            let patience = if self.limits.stop.requested().is_some() { Duration::from_secs(1) } else { patience };
             if begin.elapsed() >= patience {
                 tracing::error!("Remote command process isn't dying, killing it");
                 // It may be root's, and we not root any more.

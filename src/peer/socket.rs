@@ -91,6 +91,10 @@ impl Drop for SocketOutput {
     }
 }
 
+/// What a pipe shall hold.
+#[cfg(target_os = "linux")]
+const PIPE: usize = 1 << 20;
+
 /// One end of a pipe, or whatever standard input and output are.
 pub(super) struct Pipe {
     file: File,
@@ -111,6 +115,9 @@ impl Pipe {
     fn new(fd: OwnedFd, flags: PollFlags, restore: bool) -> io::Result<Self> {
         let before = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, before | OFlags::NONBLOCK)?;
+        // Fewer turns for many small mails. Standard input may be no pipe, and users have a limit.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::pipe::fcntl_setpipe_size(&fd, PIPE);
         Ok(Self { file: fd.into(), flags, restore: restore.then_some(before) })
     }
 

@@ -38,6 +38,8 @@ pub struct Service {
     pub stream: Settings,
     /// `-r`
     pub rawlog: Option<PathBuf>,
+    /// Nothing is changed here.
+    pub read_only: bool,
     /// `-U`: where the replicator's socket would be.
     pub notify: Option<PathBuf>,
 }

@@ -15,10 +15,10 @@ pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,
     };
-    let mut place = Own { account: &job.account, side: Side::Master };
+    let mut place = Own { account: &job.account, side: Side::Master, read_only: false };
     let Peer { ends, end } = peer;
     let report = dovecot::master(&job.options, &job.stream, &mut place, ends, stop);
-    end.finish();
+    end.finish(report.failed.is_none());
     super::conclude(report, sync::Report::default(), &job.options)
 }
 
@@ -29,11 +29,11 @@ pub(super) fn serve(service: &Service, peer: Peer, stop: &Stop) -> Outcome {
         Some(path) => peer.with_rawlog(path, &limits),
         None => peer,
     };
-    let mut place = Own { account: &service.account, side: Side::Slave };
+    let mut place = Own { account: &service.account, side: Side::Slave, read_only: service.read_only };
     let Peer { ends, end } = peer;
     let served = dovecot::serve(&service.stream, &mut place, ends, stop);
-    end.finish();
     let outcome = super::outcome(&served.report);
+    end.finish(outcome == Outcome::Done);
     if let (Outcome::Done, Some(base_dir)) = (outcome, &service.notify) {
         peer::notify_replicator(base_dir, &service.account.owner.name, served.full, &served.report.state_string());
     }

@@ -36,7 +36,7 @@ fn bytes_go_both_ways() {
     assert_eq!(&back[..5], b"jane\n");
     assert!(back[5..] == bytes);
     drop(read);
-    peer.end.finish();
+    peer.end.finish(true);
 }
 
 #[test]

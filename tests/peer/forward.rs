@@ -1,6 +1,6 @@
 //! `-S`: the whole command runs in Dovecot's doveadm server.
 
-use crate::lab::{Lab, have_dovecot};
+use crate::lab::{Lab, certificates, have, have_dovecot};
 
 #[test]
 fn a_server_does_it_and_says_how_it_went() {
@@ -8,7 +8,7 @@ fn a_server_does_it_and_says_how_it_went() {
         return;
     }
     let lab = Lab::new();
-    let server = lab.dovecot("");
+    let server = lab.dovecot();
     let tcp = format!("127.0.0.1:{}", server.plain);
     for (i, address) in [server.socket.as_str(), tcp.as_str()].into_iter().enumerate() {
         let there = format!("mdbox:~/copy{i}");
@@ -34,6 +34,27 @@ fn a_server_does_it_and_says_how_it_went() {
     lab.run(&["sync", "-S", &tcp, "-o", "x", "mdbox:~/m"]).says(64, &["invalid option"]);
     let wrong = lab.run(&["-o", "doveadm_password=wrong", "sync", "-S", &tcp, "-u", "jane", "mdbox:~/m"]);
     wrong.says(75, &["doveadm authentication failed ()"]);
+}
+
+/// The settings say on which port, and that TLS is wanted there.
+#[test]
+fn settings_of_the_server() {
+    if !have_dovecot() || !have("/usr/bin/openssl") {
+        return;
+    }
+    let lab = Lab::new();
+    certificates(&lab.path(""), "IP:127.0.0.1", "30");
+    let server = lab.dovecot();
+    let port = format!("doveadm_port={}", server.plain);
+    lab.run(&["-o", &port, "sync", "-S", "127.0.0.1", "-u", "jane", "mdbox:~/copy"]).fine();
+    lab.run(&["-o", &port, "backup", "-R", "tcp:127.0.0.1"]).fine();
+    let port = format!("doveadm_port={}", server.tls);
+    let ca = format!("ssl_client_ca_file={}", lab.text("ca.crt"));
+    let tls = ["-o", &port, "-o", &ca, "-o", "doveadm_ssl=ssl"];
+    lab.run(&[&tls[..], &["sync", "-S", "127.0.0.1", "-u", "jane", "mdbox:~/copy"]].concat()).fine();
+    lab.run(&[&tls[..2], &tls[4..], &["sync", "-S", "127.0.0.1", "mdbox:~/copy"]].concat()).says(75, &["UnknownIssuer"]);
+    lab.run(&[&tls[..4], &["backup", "-R", "tcps:127.0.0.1"]].concat()).fine();
+    lab.run(&["-o", "doveadm_ssl=starttls", "sync", "-S", "127.0.0.1:1", "x:y"]).says(75, &["starttls is not supported"]);
 }
 
 #[test]

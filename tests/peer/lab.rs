@@ -22,7 +22,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -114,14 +114,11 @@ impl Lab {
     }
 
     pub fn read(&self, name: &str) -> String {
-        String::from_utf8_lossy(&fs::read(self.path(name)).unwrap_or_default()).into_owned()
+        read(self.dir.path(), name)
     }
 
     pub fn write(&self, name: &str, text: &str, mode: u32) -> String {
-        let path = self.path(name);
-        fs::write(&path, text).expect("write");
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
-        self.text(name)
+        write(self.dir.path(), name, text, mode).to_str().expect("UTF-8").to_owned()
     }
 
     /// A script.
@@ -154,80 +151,47 @@ impl Lab {
         Ran::of(&command.output().expect("it runs"))
     }
 
-    /// A Dovecot with a doveadm service: on a TCP port, with TLS on another one, and on its UNIX socket.
-    pub fn dovecot(&self, extra: &str) -> Dovecot {
-        let (plain, tls) = (free_port(), free_port());
-        let text = self.conf("server", "server.log");
+    /// A Dovecot for jane and norep of the server's home.
+    pub fn dovecot(&self) -> Dovecot {
         let r = self.dir.path().display();
-        let has_cert = self.path("server.crt").exists();
-        let ssl = if has_cert {
-            format!("ssl = yes\nssl_cert = <{r}/server.crt\nssl_key = <{r}/server.key\n")
-        } else {
-            "ssl = no\n".into()
-        };
-        let listener = if has_cert {
-            format!("inet_listener secure {{\n port = {tls}\n ssl = yes\n address = 127.0.0.1\n}}\n")
-        } else {
-            String::new()
-        };
-        self.write(
-            "users",
-            &format!("jane:x:{UID}:{UID}::{r}/server/jane::\nnorep:x:{UID}:{UID}::{r}/server/jane::userdb_noreplicate=1\n"),
-            0o644,
-        );
-        let conf = format!(
-            "{text}{ssl}protocols =\nlisten = 127.0.0.1\ndoveadm_password = topsecret\nauth_verbose = no\n\
-             passdb {{\n driver = static\n args = nopassword\n}}\nuserdb {{\n driver = passwd-file\n args = {r}/users\n}}\n\
-             service doveadm {{\n inet_listener {{\n port = {plain}\n address = 127.0.0.1\n}}\n{listener}\
-             unix_listener doveadm-server {{\n mode = 0600\n}}\n}}\n{extra}"
-        );
-        let conf = self.write("server.conf", &conf, 0o644);
-        let log = fs::File::create(self.path("server.out")).expect("log");
-        let mut command = Command::new("/usr/sbin/dovecot");
-        command.args(["-F", "-c", &conf]).stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
-        let child = command.spawn().expect("dovecot starts");
-        let server = Dovecot { child, plain, tls, socket: self.text("server-run/doveadm-server") };
-        let ready = wait_for(|| TcpStream::connect(("127.0.0.1", plain)).is_ok() && Path::new(&server.socket).exists());
-        assert!(ready, "Dovecot does not come up: {} {}", self.read("server.out"), self.read("server.log"));
-        server
+        let users =
+            format!("jane:x:{UID}:{UID}::{r}/server/jane::\nnorep:x:{UID}:{UID}::{r}/server/jane::userdb_noreplicate=1\n");
+        Dovecot::start(self.dir.path(), &self.conf("server", "server.log"), &users)
     }
+}
 
-    /// Keys, and an sshd that knows them.
-    pub fn sshd(&self) -> Option<Sshd> {
-        const SSHD: &str = "/usr/sbin/sshd";
-        if !have(SSHD) || !have("/usr/bin/ssh-keygen") || !have("/usr/bin/ssh") {
-            return None;
-        }
-        if is_root() {
-            let _ = fs::create_dir_all("/run/sshd");
-        }
-        for (name, kind) in
-            [("host_ed25519", "ed25519"), ("host_ecdsa", "ecdsa"), ("id", "ed25519"), ("id_rsa", "rsa"), ("stranger", "ed25519")]
-        {
-            let file = self.text(name);
-            let made = Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-C", "lab", "-f", &file]).status();
-            assert!(made.expect("ssh-keygen runs").success());
-        }
-        let keys = format!("{}{}", self.read("id.pub"), self.read("id_rsa.pub"));
-        self.write("authorized_keys", &keys, 0o600);
-        let port = free_port();
-        let r = self.dir.path().display();
-        let conf = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {r}/host_ed25519\nHostKey {r}/host_ecdsa\nPidFile none\n\
-             AuthorizedKeysFile {r}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
-             KbdInteractiveAuthentication no\nPermitRootLogin yes\nLogLevel ERROR\n"
-        );
-        let conf = self.write("sshd.conf", &conf, 0o600);
-        let log = fs::File::create(self.path("sshd.log")).expect("log");
-        let mut command = Command::new(SSHD);
-        command.args(["-D", "-e", "-f", &conf]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().expect("sshd starts");
-        let server = Sshd { child, port };
-        assert!(wait_for(|| TcpStream::connect(("127.0.0.1", port)).is_ok()), "sshd does not come up: {}", self.read("sshd.log"));
-        let key = self.read("host_ed25519.pub");
-        self.write("known_hosts", &format!("[127.0.0.1]:{port} {key}"), 0o644);
-        Some(server)
+/// Somebody listens on this port of 127.0.0.1.
+fn listens(port: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().any(|line| line.contains(&format!(" 0100007F:{port:04X} 00000000:0000 0A ")))
+}
+
+fn read(dir: &Path, name: &str) -> String {
+    String::from_utf8_lossy(&fs::read(dir.join(name)).unwrap_or_default()).into_owned()
+}
+
+fn write(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, text).expect("write");
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+    path
+}
+
+pub fn openssl(dir: &Path, words: &str) {
+    let done = Command::new("openssl").args(words.split(' ')).current_dir(dir).output().expect("openssl runs");
+    assert!(done.status.success(), "{words}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// An authority, and a server whose certificate it has signed for these names.
+pub fn certificates(dir: &Path, names: &str, days: &str) {
+    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    if !dir.join("ca.crt").exists() {
+        openssl(dir, &format!("req -x509 {KEY} -keyout ca.key -out ca.crt -subj /CN=authority -days 30"));
     }
+    openssl(dir, &format!("req {KEY} -keyout server.key -out server.csr -subj /CN=mail.example"));
+    write(dir, "ext", &format!("subjectAltName={names}\n"), 0o644);
+    let signed = "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -extfile ext -days";
+    openssl(dir, &format!("{signed} {days}"));
 }
 
 pub fn wait_for(done: impl Fn() -> bool) -> bool {
@@ -249,6 +213,44 @@ pub struct Dovecot {
     pub socket: String,
 }
 
+impl Dovecot {
+    /// Starts one with these settings, and a doveadm service: on a TCP port, with TLS on another one if `server.crt` and
+    /// `server.key` are there, and on its UNIX socket.
+    pub fn start(dir: &Path, settings: &str, users: &str) -> Self {
+        let (plain, tls) = (free_port(), free_port());
+        let r = dir.display();
+        let has_cert = dir.join("server.crt").exists();
+        let ssl = if has_cert {
+            format!("ssl = yes\nssl_cert = <{r}/server.crt\nssl_key = <{r}/server.key\n")
+        } else {
+            "ssl = no\n".into()
+        };
+        let listener = if has_cert {
+            format!("inet_listener secure {{\n port = {tls}\n ssl = yes\n address = 127.0.0.1\n}}\n")
+        } else {
+            String::new()
+        };
+        write(dir, "users", users, 0o644);
+        let conf = format!(
+            "{settings}{ssl}protocols =\nlisten = 127.0.0.1\ndoveadm_password = topsecret\n\
+             passdb {{\n driver = static\n args = nopassword\n}}\nuserdb {{\n driver = passwd-file\n args = {r}/users\n}}\n\
+             service doveadm {{\n inet_listener {{\n port = {plain}\n address = 127.0.0.1\n}}\n{listener}\
+             unix_listener doveadm-server {{\n mode = 0600\n}}\n}}\n"
+        );
+        let conf = write(dir, "server.conf", &conf, 0o644);
+        let log = fs::File::create(dir.join("server.out")).expect("log");
+        let mut command = Command::new("/usr/sbin/dovecot");
+        command.args(["-F", "-c"]).arg(&conf).stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
+        let child = command.spawn().expect("dovecot starts");
+        let base = settings.lines().find_map(|l| l.strip_prefix("base_dir = ")).expect("a base_dir");
+        let server = Self { child, plain, tls, socket: format!("{base}/doveadm-server") };
+        // A connection that says nothing would be logged.
+        let ready = wait_for(|| listens(plain) && Path::new(&server.socket).exists());
+        assert!(ready, "Dovecot does not come up: {} {}", read(dir, "server.out"), read(dir, "server.log"));
+        server
+    }
+}
+
 impl Drop for Dovecot {
     fn drop(&mut self) {
         stop(&mut self.child);
@@ -259,6 +261,42 @@ impl Drop for Dovecot {
 pub struct Sshd {
     child: Child,
     pub port: u16,
+}
+
+impl Sshd {
+    /// Makes keys in a directory, and starts an sshd that knows them. `None` where there is none, with a word about it.
+    pub fn start(dir: &Path) -> Option<Self> {
+        const SSHD: &str = "/usr/sbin/sshd";
+        if !have(SSHD) || !have("/usr/bin/ssh-keygen") || !have("/usr/bin/ssh") {
+            return None;
+        }
+        if is_root() {
+            let _ = fs::create_dir_all("/run/sshd");
+        }
+        for (name, kind) in [("host_ed25519", "ed25519"), ("host_ecdsa", "ecdsa"), ("id", "ed25519"), ("stranger", "ed25519")] {
+            let made =
+                Command::new("ssh-keygen").args(["-q", "-t", kind, "-N", "", "-C", "lab", "-f"]).arg(dir.join(name)).status();
+            assert!(made.expect("ssh-keygen runs").success());
+        }
+        write(dir, "authorized_keys", &read(dir, "id.pub"), 0o600);
+        let port = free_port();
+        let r = dir.display();
+        let conf = format!(
+            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {r}/host_ed25519\nHostKey {r}/host_ecdsa\nPidFile none\n\
+             AuthorizedKeysFile {r}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n\
+             KbdInteractiveAuthentication no\nPermitRootLogin yes\nLogLevel ERROR\n"
+        );
+        let conf = write(dir, "sshd.conf", &conf, 0o600);
+        let log = fs::File::create(dir.join("sshd.log")).expect("log");
+        let mut command = Command::new(SSHD);
+        command.args(["-D", "-e", "-f"]).arg(&conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().expect("sshd starts");
+        let server = Self { child, port };
+        assert!(wait_for(|| TcpStream::connect(("127.0.0.1", port)).is_ok()), "sshd does not come up: {}", read(dir, "sshd.log"));
+        let key = read(dir, "host_ed25519.pub");
+        write(dir, "known_hosts", &format!("[127.0.0.1]:{port} {key}"), 0o644);
+        Some(server)
+    }
 }
 
 impl Drop for Sshd {

@@ -3,5 +3,11 @@
 mod commands;
 mod forward;
 mod lab;
+mod matrix;
+mod options;
+#[path = "../oracle/lab.rs"]
+#[allow(dead_code)]
+mod oracle;
+#[cfg(feature = "ssh")]
 mod ssh;
 mod tcp;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dsync::os::stop::Stop;
 use dsync::peer::{Error, Limits, Peer, SshTarget};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, Sshd};
 
 fn limits() -> Limits {
     Limits { connect: Duration::from_secs(20), silence: Some(Duration::from_secs(20)), stop: Stop::new() }
@@ -55,20 +55,20 @@ fn echoes(peer: Peer, len: u32) {
     writer.join().unwrap();
     assert!(back == bytes, "{} of {}", back.len(), bytes.len());
     drop(read);
-    peer.end.finish();
+    peer.end.finish(true);
 }
 
 #[test]
 fn bytes_go_both_ways() {
     let lab = Lab::new();
-    let Some(sshd) = lab.sshd() else { return };
+    let Some(sshd) = Sshd::start(&lab.path("")) else { return };
     let way = Way { lab: &lab, port: sshd.port };
     echoes(way.start("id", "known_hosts").unwrap(), 10);
-    echoes(way.start("id_rsa", "known_hosts").unwrap(), 10_000_000);
+    echoes(way.start("id", "known_hosts").unwrap(), 10_000_000);
     // Nobody listens at either end.
     let peer = way.target("id", "known_hosts", "head -c 10; yes | head -c 1000000").start(&limits()).unwrap();
     drop(peer.ends);
-    peer.end.finish();
+    peer.end.finish(true);
     // What is not read does not keep anybody.
     let mut peer = way.target("id", "known_hosts", "true").start(&limits()).unwrap();
     let _ = peer.ends.write.write_all(&vec![b'x'; 300_000]);
@@ -78,7 +78,7 @@ fn bytes_go_both_ways() {
 #[test]
 fn the_host_must_be_known() {
     let lab = Lab::new();
-    let Some(sshd) = lab.sshd() else { return };
+    let Some(sshd) = Sshd::start(&lab.path("")) else { return };
     let way = Way { lab: &lab, port: sshd.port };
     let place = format!("[127.0.0.1]:{}", sshd.port);
     way.refuses("id", "nothing", &["ssh(127.0.0.1): Host key verification failed", "is not in", "SHA256:"]);
@@ -106,7 +106,7 @@ fn the_host_must_be_known() {
 #[test]
 fn keys_open_the_door() {
     let lab = Lab::new();
-    let Some(sshd) = lab.sshd() else { return };
+    let Some(sshd) = Sshd::start(&lab.path("")) else { return };
     let way = Way { lab: &lab, port: sshd.port };
     way.refuses("stranger", "known_hosts", &["Authentication failed for ", "tried ", "stranger", "the server accepts publickey"]);
     way.refuses("missing", "known_hosts", &["Authentication failed for "]);
@@ -129,7 +129,7 @@ fn keys_open_the_door() {
 #[test]
 fn from_the_command_line() {
     let lab = Lab::new();
-    let Some(sshd) = lab.sshd() else { return };
+    let Some(sshd) = Sshd::start(&lab.path("")) else { return };
     let socket: PathBuf = lab.path("agent");
     let mut agent =
         Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();

@@ -2,14 +2,13 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use dsync::os::stop::Stop;
 use dsync::peer::doveadm::{Order, Server};
 use dsync::peer::{Address, Error, Limits, Peer, TlsSettings};
 
-use crate::lab::{Dovecot, Lab, have, have_dovecot};
+use crate::lab::{Dovecot, Lab, certificates, have, have_dovecot, openssl};
 
 fn limits() -> Limits {
     Limits { connect: Duration::from_secs(10), silence: Some(Duration::from_secs(10)), stop: Stop::new() }
@@ -31,7 +30,7 @@ fn begins_with_the_protocol(peer: Result<Peer, Error>) {
     peer.ends.read.read_exact(&mut first).expect("it speaks");
     assert_eq!(first, *b"VERSION\tdsync\t3\t5\n");
     drop(peer.ends);
-    peer.end.finish();
+    peer.end.finish(true);
 }
 
 #[test]
@@ -40,7 +39,7 @@ fn a_real_server_lets_us_in() {
         return;
     }
     let lab = Lab::new();
-    let dovecot = lab.dovecot("");
+    let dovecot = lab.dovecot();
     let tcp = server(&format!("127.0.0.1:{}", dovecot.plain), None);
     begins_with_the_protocol(start(&tcp, "jane"));
     begins_with_the_protocol(start(&server(&format!("localhost:{}", dovecot.plain), None), "jane"));
@@ -63,25 +62,6 @@ fn a_real_server_lets_us_in() {
     assert_eq!((quiet.code, quiet.stderr.as_str()), (1001 & 255, ""));
 }
 
-fn openssl(lab: &Lab, words: &str) {
-    let done = Command::new("openssl").args(words.split(' ')).current_dir(lab.path("")).output().expect("openssl runs");
-    assert!(done.status.success(), "{words}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// An authority, and a server whose certificate it has signed for these names.
-fn certificates(lab: &Lab, names: &str, days: &str) {
-    const KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    if !lab.path("ca.crt").exists() {
-        openssl(lab, &format!("req -x509 {KEY} -keyout ca.key -out ca.crt -subj /CN=authority -days 30"));
-    }
-    openssl(lab, &format!("req {KEY} -keyout server.key -out server.csr -subj /CN=mail.example"));
-    lab.write("ext", &format!("subjectAltName={names}\n"), 0o644);
-    openssl(
-        lab,
-        &format!("x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out server.crt -days {days} -extfile ext"),
-    );
-}
-
 fn tls(lab: &Lab, ca: &str) -> TlsSettings {
     TlsSettings { ca_file: Some(lab.path(ca)), require_valid_cert: true, ..TlsSettings::default() }
 }
@@ -96,12 +76,12 @@ fn certificates_are_verified() {
         return;
     }
     let lab = Lab::new();
-    certificates(&lab, "DNS:localhost,IP:127.0.0.1", "30");
+    certificates(&lab.path(""), "DNS:localhost,IP:127.0.0.1", "30");
     openssl(
-        &lab,
+        &lab.path(""),
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout other.key -out other.crt -subj /CN=other -days 30",
     );
-    let dovecot = lab.dovecot("");
+    let dovecot = lab.dovecot();
     let at = |host: &str, settings| start(&server(&format!("{host}:{}", dovecot.tls), Some(settings)), "jane");
     begins_with_the_protocol(at("127.0.0.1", tls(&lab, "ca.crt")));
     begins_with_the_protocol(at("localhost", tls(&lab, "ca.crt")));
@@ -145,8 +125,8 @@ fn names_and_dates_are_verified() {
         return;
     }
     let lab = Lab::new();
-    certificates(&lab, "DNS:elsewhere.example", "30");
-    let dovecot = lab.dovecot("");
+    certificates(&lab.path(""), "DNS:elsewhere.example", "30");
+    let dovecot = lab.dovecot();
     for host in ["127.0.0.1", "localhost"] {
         let got = refused(&dovecot, host, tls(&lab, "ca.crt"));
         assert!(got.contains("not valid for name") || got.contains("NotValidForName"), "{got}");
@@ -156,8 +136,8 @@ fn names_and_dates_are_verified() {
         std::fs::remove_file(lab.path(file)).unwrap();
     }
     // It ended yesterday, as far as openssl lets us make such a one.
-    certificates(&lab, "IP:127.0.0.1", "-1");
-    let dovecot = lab.dovecot("");
+    certificates(&lab.path(""), "IP:127.0.0.1", "-1");
+    let dovecot = lab.dovecot();
     let got = refused(&dovecot, "127.0.0.1", tls(&lab, "ca.crt"));
     assert!(got.contains("xpired"), "{got}");
 }
@@ -170,14 +150,14 @@ fn a_self_signed_certificate_that_is_named_is_trusted() {
     }
     let lab = Lab::new();
     openssl(
-        &lab,
+        &lab.path(""),
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout server.key -out server.crt -subj /CN=x -days 30 -addext subjectAltName=IP:127.0.0.1",
     );
     openssl(
-        &lab,
+        &lab.path(""),
         "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout other.key -out other.crt -subj /CN=x -days 30 -addext subjectAltName=IP:127.0.0.1",
     );
-    let dovecot = lab.dovecot("");
+    let dovecot = lab.dovecot();
     let at = |host: &str, settings| start(&server(&format!("{host}:{}", dovecot.tls), Some(settings)), "jane");
     begins_with_the_protocol(at("127.0.0.1", tls(&lab, "server.crt")));
     assert!(at("localhost", tls(&lab, "server.crt")).is_err());

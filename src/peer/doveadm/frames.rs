@@ -9,6 +9,9 @@ const LOG: u8 = b'L';
 /// A log line is cut here.
 const LOG_LINE: usize = 16 * 1024;
 
+/// So much beside the stream, without a byte of it, is no log any more.
+const BESIDE: u64 = 64 << 20;
+
 /// The stream, log lines left out and logged.
 pub(super) struct Frames {
     inner: BufReader<Input>,
@@ -17,13 +20,15 @@ pub(super) struct Frames {
     /// What is left of the current frame, and its channel.
     left: u64,
     channel: u8,
+    /// How much came beside the stream since its last byte.
+    beside: u64,
     log: Log,
 }
 
 impl Frames {
     pub(super) fn new(inner: BufReader<Input>, framed: bool, target: &str) -> Self {
         let log = Log { target: target.into(), span: tracing::Span::current(), line: Vec::new(), errors: false };
-        Self { inner, framed, left: 0, channel: 0, log }
+        Self { inner, framed, left: 0, channel: 0, beside: 0, log }
     }
 
     /// The server has logged an error.
@@ -59,6 +64,11 @@ impl Read for Frames {
                 if !self.next_frame()? {
                     return Ok(0);
                 }
+                // Empty frames count as well.
+                self.beside += 5;
+                if self.beside > BESIDE {
+                    return Err(too_much());
+                }
             }
             let mut other = [0; 4096];
             let is_ours = self.channel == 0;
@@ -70,13 +80,22 @@ impl Read for Frames {
             }
             self.left -= n as u64;
             if is_ours {
+                self.beside = 0;
                 return Ok(n);
+            }
+            self.beside += n as u64;
+            if self.beside > BESIDE {
+                return Err(too_much());
             }
             if self.channel == LOG {
                 self.log.take(&other[..n]);
             }
         }
     }
+}
+
+fn too_much() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "nothing but log lines comes")
 }
 
 /// Puts log lines together; a frame may hold parts of them.

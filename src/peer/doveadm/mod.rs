@@ -25,6 +25,8 @@ const MINOR: u32 = 2;
 const NO_REPLICATOR: u32 = 3;
 /// The status of a run that left something to do.
 const INCOMPLETE: u16 = 2;
+/// Most lines before the server has let us in.
+const GREETING: usize = 10;
 /// Longest line before the stream.
 const LINE: u64 = 64 * 1024;
 /// The status of a user who is not to be replicated.
@@ -175,7 +177,7 @@ impl Connection {
     fn log_in(&mut self, user: &str, password: &str) -> Result<(), Error> {
         self.say(&format!("VERSION\tdoveadm-server\t1\t{MINOR}\n"))?;
         let mut tried = false;
-        loop {
+        for _ in 0..GREETING {
             match self.hear()?.as_str() {
                 "+" => return Ok(()),
                 "-" if tried => {
@@ -196,6 +198,7 @@ impl Connection {
                 other => return Err(Error::Disconnected(format!("Unexpected input: {}", shorten(other)))),
             }
         }
+        Err(Error::Disconnected("the server does not come to the point".into()))
     }
 
     /// Gives the command. What is returned begins with the reply.

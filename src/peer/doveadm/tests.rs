@@ -185,6 +185,16 @@ fn servers_that_make_no_sense() {
 }
 
 #[test]
+fn a_server_that_talks_for_ever_is_given_up() {
+    let version = b"VERSION\tdoveadm-client\t1\t2\n".repeat(1000);
+    assert_eq!(started(&version, "x").unwrap_err(), "Disconnected from remote: the server does not come to the point");
+    let line = [&b"+"[..], &[b'x'; 200_000]].concat();
+    assert!(started(&line, "x").unwrap_err().starts_with("Disconnected from remote: Unexpected input: +xxx"));
+    let empty = [&b"VERSION\tdoveadm-client\t1\t2\n+\n"[..], &[0; 70 << 20]].concat();
+    assert_eq!(started(&empty, "x").unwrap_err(), "Disconnected from remote: nothing but log lines comes");
+}
+
+#[test]
 fn a_silent_server_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

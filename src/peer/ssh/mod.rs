@@ -16,11 +16,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::socket::Pipe;
 use super::timed::Timed;
-use super::{Clock, Ending, Error, Kind, Limits, Peer};
+use super::{Clock, Ending, Error, Kind, Limits, PATIENCE, Peer};
 use crate::wire::Ends;
-
-/// How long the command may take to end after its streams were closed.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where to log in, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +77,7 @@ impl SshTarget {
             write: Box::new(Timed { inner: pipe(to_pump, true)?, clock }),
             name: self.host.clone(),
         };
-        let running = Running { ended, give_up, command: self.command.clone() };
+        let running = Running { ended, give_up, command: self.command.clone(), impatience: limits.connect };
         Ok(Peer { ends, end: Ending(Kind::Ssh(Box::new(running))) })
     }
 }
@@ -94,11 +91,12 @@ pub(super) struct Running {
     ended: Receiver<pump::Ended>,
     give_up: Arc<AtomicBool>,
     command: String,
+    impatience: Duration,
 }
 
 impl Running {
-    pub(super) fn finish(self) {
-        let Ok(ended) = self.ended.recv_timeout(PATIENCE) else {
+    pub(super) fn finish(self, succeeded: bool) {
+        let Ok(ended) = self.ended.recv_timeout(if succeeded { PATIENCE } else { self.impatience }) else {
             tracing::error!("Remote command process isn't dying, closing the connection");
             return;
         };
