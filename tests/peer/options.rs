@@ -325,7 +325,7 @@ fn failures_change_nothing() {
         (&format!("{header}; sleep 20"), &["I/O has stalled, no activity for 1 seconds ("]),
         ("yes", &["Remote dsync doesn't use compatible protocol"]),
         ("yes | tr -d '\\n'", &["Remote dsync doesn't use compatible protocol"]),
-        ("exec cat", &["I/O has stalled"]),
+        ("exec cat", &["Error: "]),
     ] {
         let began = Instant::now();
         let ran: Ran = pair.run(Who::Ours, &["sync", "-T", "1", &script(body)]);
