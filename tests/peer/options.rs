@@ -159,7 +159,7 @@ fn the_replicator_is_told() {
 }
 
 /// One letter's lines, put together.
-fn direction(path: &Path, letter: char) -> Vec<u8> {
+pub fn direction(path: &Path, letter: char) -> Vec<u8> {
     let text = std::fs::read(path).unwrap();
     let mark = format!(" {letter}: ").into_bytes();
     let mut out = Vec::new();
