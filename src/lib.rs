@@ -24,3 +24,7 @@ pub mod users;
 pub mod run;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;

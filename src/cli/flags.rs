@@ -252,6 +252,13 @@ pub(super) struct RunArgs {
     #[arg(short = 'I', long, value_name = "SIZE", help_heading = "Which mails")]
     pub(super) sync_max_size: Option<String>,
 
+    /// Where new mails go if a side has an alternative storage: keep, primary or older-than=TIME
+    ///
+    /// With keep, which is the default, a mail that lies in the alternative storage (ALT=) of one side goes to that of the
+    /// other. With primary none does. With older-than those do that were saved before TIME, which is written as with -t.
+    #[arg(long, value_name = "PLACE", help_heading = "What is done")]
+    pub(super) alt: Option<String>,
+
     /// Take the user's lock, waiting at most SECS for it
     ///
     /// Two runs that both take it never work on one user at a time; a run without -l does not notice it. 0 takes no lock, as

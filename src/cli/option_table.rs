@@ -153,7 +153,10 @@ fn kinds_are_those_of_the_table_and_nothing_else_is_defined() {
             let row = ROWS.iter().find(|row| row.long == arg.get_long() && row.short == arg.get_short());
             let Some(row) = row else {
                 // Ours.
-                assert!(matches!(arg.get_long(), Some("help" | "allow-empty-source" | "read-only" | "read-user")), "{arg}");
+                assert!(
+                    matches!(arg.get_long(), Some("help" | "allow-empty-source" | "alt" | "read-only" | "read-user")),
+                    "{arg}"
+                );
                 continue;
             };
             let kind = match arg.get_action() {

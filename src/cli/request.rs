@@ -10,7 +10,7 @@ use super::flags::{BackupArgs, CommonArgs, RunArgs, SyncArgs};
 use super::{Failure, exit};
 use crate::config::{Override, parse_size, parse_time};
 use crate::mail::{Flags, Keyword, MailboxGuid, Selection, Timestamp};
-use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
+use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Placement, Source};
 
 /// What shall be done, apart from which users and with whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,7 @@ impl Request {
             flag: run.sync_flags.as_deref().map(flag).transpose()?.flatten(),
             max_size: run.sync_max_size.as_deref().map(max_size).transpose()?,
         };
+        let placement = run.alt.as_deref().map(placement).transpose()?.unwrap_or_default();
         let stream = Stream::of(common)?;
         let destination_options = run.destination_option.iter().map(|text| destination_option(text)).collect::<Result<_, _>>()?;
         if run.no_renames {
@@ -102,6 +103,7 @@ impl Request {
                 purge: run.purge_remote,
                 lock_timeout: lock_timeout.filter(|t| *t != Duration::ZERO),
                 allow_empty_source,
+                placement,
                 ..Options::default()
             },
             stream,
@@ -159,8 +161,25 @@ fn parse_guid(text: &str) -> Result<MailboxGuid, Failure> {
     text.parse().map_err(|_| invalid('g', text))
 }
 
+/// What `--alt` takes.
+fn placement(text: &str) -> Result<Placement, Failure> {
+    let wrong = || Failure::error(format!("Invalid --alt parameter: {text}: not keep, primary or older-than=TIME"), exit::USAGE);
+    match text {
+        "keep" => Ok(Placement::Keep),
+        "primary" => Ok(Placement::Primary),
+        _ => {
+            let when = text.strip_prefix("older-than=").ok_or_else(wrong)?;
+            Ok(Placement::OlderThan(seconds_of(when).ok_or_else(wrong)?))
+        }
+    }
+}
+
 /// `YYYY-MM-DD`, an IMAP date, UNIX seconds, or an interval before now. Dates begin at local midnight.
 fn time(option: char, text: &str) -> Result<Timestamp, Failure> {
+    seconds_of(text).ok_or_else(|| invalid(option, text))
+}
+
+fn seconds_of(text: &str) -> Option<Timestamp> {
     let seconds = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // Beyond what mails can have is as good as the last second.
         Some(text.parse().unwrap_or(i64::MAX))
@@ -171,8 +190,7 @@ fn time(option: char, text: &str) -> Result<Timestamp, Failure> {
         let ago = parse_time(text).ok().and_then(|ago| i64::try_from(ago.as_secs()).ok());
         ago.map(|ago| now.saturating_sub(ago))
     };
-    let seconds = seconds.ok_or_else(|| invalid(option, text))?;
-    Ok(Timestamp(u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)))
+    Some(Timestamp(u32::try_from(seconds?.max(0)).unwrap_or(u32::MAX)))
 }
 
 fn date(text: &str) -> Option<Date> {

@@ -246,6 +246,8 @@ pub struct Facts {
     pub pop3_order: u32,
     /// Size with CRLF line ends, where it is recorded.
     pub virtual_size: Option<u64>,
+    /// It lies in the alternative storage (`ALT=`).
+    pub in_alt: bool,
 }
 
 /// From where the transaction log is read.
@@ -364,6 +366,8 @@ pub struct NewMail {
     pub pop3_uidl: Option<String>,
     /// POP3 order; 0 = none.
     pub pop3_order: u32,
+    /// Its text is to lie in the alternative storage. Storages that have none, or none that is there, keep it with the others.
+    pub in_alt: bool,
 }
 
 /// What becomes of the mail that [`Mailbox::stage_copy`] copies.
@@ -482,6 +486,20 @@ pub trait Mailbox {
     /// Damage, locks, I/O.
     fn refresh(&mut self) -> Result<()>;
 
+    /// Takes a new view of what is written down, own changes included. What others have done to the files and not written
+    /// down waits for the next [`Mailbox::refresh`].
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn renew(&mut self) -> Result<()> {
+        self.refresh()
+    }
+
+    /// Counts the views that were taken: as long as it is the same, so is the view. `None` where nobody counts.
+    fn view_number(&self) -> Option<u64> {
+        None
+    }
+
     /// The numbers of the present view.
     fn status(&self) -> Status;
 
@@ -562,8 +580,8 @@ pub trait Mailbox {
     /// Locks, I/O.
     fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
 
-    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away.
-    /// Whatever stops it, the mailbox is complete in its old or its new state.
+    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away. What is
+    /// held back stays held back. Whatever stops it, the mailbox is complete in its old or its new state.
     ///
     /// # Errors
     /// Locks, I/O, a mail vanished meanwhile.
@@ -571,18 +589,13 @@ pub trait Mailbox {
 
     /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
     /// ascending ranges with both ends included.
-    fn held_back(&self) -> Vec<(Uid, Uid)> {
-        Vec::new()
-    }
+    fn held_back(&self) -> Vec<(Uid, Uid)>;
 
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
     /// Locks, I/O.
-    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
-        let _ = ranges;
-        Ok(())
-    }
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Mode;
 use super::facts::BadMail;
 use super::merge::{Facts, Item, Merged, Outcome};
 use super::message::{Gone, MailText, Message};
 use super::round::{RoundError, RoundReport};
 use super::tree::Side;
+use super::{Mode, Placement};
 use crate::mail::{
     self, Class, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, SaveError,
     Uid,
@@ -18,6 +18,7 @@ type Result<T> = std::result::Result<T, RoundError>;
 /// One side's hands.
 pub(super) struct Carry<'a> {
     pub side: Side,
+    pub placement: Placement,
     pub mailbox: &'a mut dyn Mailbox,
     pub name: &'a MailboxName,
     pub report: &'a mut RoundReport,
@@ -39,13 +40,17 @@ pub(super) fn held_back(
 ) -> Vec<(Uid, Uid)> {
     let failed = |m: &&Merged| !m.copied || unreadable.contains(&m.uid);
     let two_way = mode == Mode::TwoWay;
-    let comes = |m: &Merged| own_uid(side, m).is_some() || !two_way && !failed(&m);
-    let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
     let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed).map(|m| m.uid);
     // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
     let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
     let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
-    let mut uids: Vec<Uid> = of_mails.chain(of_source).filter(|u| !here.contains(u)).collect();
+    let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
+    if uids.is_empty() {
+        return Vec::new();
+    }
+    let comes = |m: &Merged| own_uid(side, m).is_some() || !two_way && !failed(&m);
+    let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
+    uids.retain(|u| !here.contains(u));
     uids.sort_unstable();
     uids.dedup();
     let mut ranges: Vec<(Uid, Uid)> = Vec::new();
@@ -67,9 +72,10 @@ impl Carry<'_> {
 
     pub(super) fn mail_text(&mut self, uid: Uid, moved: &HashMap<Uid, Uid>) -> Message {
         let text = |mailbox: &mut dyn Mailbox, at: Uid| -> mail::Result<MailText> {
-            let guid = mailbox.guid(at)?;
-            let facts = mailbox.facts(at)?;
+            // The text first: whoever has opened a mail knows the rest of it.
             let body = mailbox.body(at)?;
+            let facts = mailbox.facts(at)?;
+            let guid = mailbox.guid(at)?;
             Ok(MailText { uid, guid, facts, body })
         };
         let mut result = text(self.mailbox, uid);
@@ -99,7 +105,8 @@ impl Carry<'_> {
     }
 
     pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
-        let mail = new_mail(m, text.guid, &text.facts);
+        let in_alt = self.placement.in_alt(&text.facts);
+        let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
         match self.mailbox.stage(mail.clone(), text.body) {
             Ok(()) => {
                 if import.rebuild {
@@ -166,12 +173,18 @@ impl Carry<'_> {
 
     /// Flags, and mails that have to go.
     pub(super) fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
-        let mut stays: HashSet<Uid> = HashSet::with_capacity(outcome.mails.len());
+        let mut stays: Vec<Uid> = Vec::with_capacity(outcome.mails.len());
         let mut edits = Vec::new();
+        // Mails are in the order of their UIDs on both sides, but for those that change theirs.
+        let mut items = own.items.iter().peekable();
         for m in &outcome.mails {
             let Some(uid) = own_uid(self.side, m) else { continue };
-            stays.insert(uid);
-            let Some(item) = own.item(uid).filter(|_| uid == m.uid) else { continue };
+            stays.push(uid);
+            if uid != m.uid {
+                continue;
+            }
+            while items.next_if(|i| i.uid < uid).is_some() {}
+            let Some(item) = items.peek().copied().filter(|i| i.uid == uid).or_else(|| own.item(uid)) else { continue };
             if item.flags == m.flags && item.keywords == m.keywords {
                 continue;
             }
@@ -188,9 +201,15 @@ impl Carry<'_> {
                 },
             });
         }
-        for item in own.items.iter().filter(|i| !stays.contains(&i.uid)) {
-            self.report.done.expunged += 1;
-            edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
+        // Mostly sorted already.
+        stays.sort_unstable();
+        let mut stays = stays.into_iter().peekable();
+        for item in &own.items {
+            while stays.next_if(|&uid| uid < item.uid).is_some() {}
+            if stays.peek() != Some(&item.uid) {
+                self.report.done.expunged += 1;
+                edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
+            }
         }
         if edits.is_empty() {
             return Ok(());
@@ -243,6 +262,7 @@ fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
         saved: facts.saved,
         pop3_uidl: facts.pop3_uidl.clone(),
         pop3_order: facts.pop3_order,
+        in_alt: facts.in_alt,
     }
 }
 
@@ -269,5 +289,7 @@ pub(super) struct Import<'a> {
     pub moved: HashMap<Uid, Uid>,
     /// Future UIDs of mails that the other side could not give.
     pub unreadable: HashSet<Uid>,
+    /// How many of them the mailbox has been told to hold back.
+    pub held_known: Option<usize>,
     pub surprised: bool,
 }

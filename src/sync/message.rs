@@ -14,8 +14,6 @@ pub enum Message {
     Tree(Result<Arc<Tree>, Failure>),
     /// The sender's tree is as planned; or it is not, and the run ends.
     TreeDone(Result<(), Failure>),
-    /// All mailboxes that are to be compared, as they are before anything is locked, in the order of the plan.
-    Survey(Vec<Result<Offer, Failure>>),
     /// The sender, whose turn it was, has locked the next mailbox or given it up: now the other side may lock its own.
     Locked,
     /// The sender's side of the next mailbox; or it cannot be used.
@@ -196,7 +194,6 @@ impl Message {
         match self {
             Self::Tree(_) => "a mailbox tree",
             Self::TreeDone(_) => "the end of the tree sync",
-            Self::Survey(_) => "a survey",
             Self::Locked => "a lock",
             Self::Offer(_) => "a mailbox",
             Self::Attributes(_) => "attributes",

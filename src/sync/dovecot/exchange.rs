@@ -269,8 +269,14 @@ impl<'a> Exchange<'a> {
         let result = self.exchange();
         if result.is_err() && self.outcome.as_ref().is_some_and(|o| !o.rebuild) {
             // What has arrived whole stays.
-            let kept = Carry { side: self.s.side, mailbox: self.s.mailbox, name: self.s.name, report: self.s.report }
-                .commit(&mut self.import);
+            let kept = Carry {
+                side: self.s.side,
+                placement: self.s.options.placement,
+                mailbox: self.s.mailbox,
+                name: self.s.name,
+                report: self.s.report,
+            }
+            .commit(&mut self.import);
             if let Err(RoundError::Own(e)) = kept {
                 tracing::error!("Mailbox {}: {e}", self.s.name);
             }
@@ -510,7 +516,13 @@ impl<'a> Exchange<'a> {
     }
 
     fn carry(&mut self) -> Carry<'_> {
-        Carry { side: self.s.side, mailbox: &mut *self.s.mailbox, name: self.s.name, report: &mut *self.s.report }
+        Carry {
+            side: self.s.side,
+            placement: self.s.options.placement,
+            mailbox: &mut *self.s.mailbox,
+            name: self.s.name,
+            report: &mut *self.s.report,
+        }
     }
 
     // ---- receiving
@@ -826,6 +838,7 @@ impl<'a> Exchange<'a> {
             pop3_uidl: item.pop3_uidl.filter(|u| !u.is_empty()).map(|u| String::from_utf8_lossy(&u).into_owned()),
             pop3_order: item.pop3_order.unwrap_or(0),
             virtual_size: None,
+            in_alt: false,
         };
         let mut result = Ok(());
         for n in wanted {

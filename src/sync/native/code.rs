@@ -43,7 +43,6 @@ pub(super) enum Said {
     Hello(Hello),
     Tree(Result<TreeSaid, Failure>),
     TreeDone(Result<(), Failure>),
-    Survey(Vec<Result<Offer, Failure>>),
     Locked,
     Offer(Result<Box<Offer>, Failure>),
     Attributes(Box<Attributes>),
@@ -104,7 +103,6 @@ pub(super) fn said(message: &Message) -> Said {
             problems: t.problems.iter().map(|(n, e)| (n.clone(), e.class(), e.to_string())).collect(),
         })),
         Message::TreeDone(r) => Said::TreeDone(r.clone()),
-        Message::Survey(list) => Said::Survey(list.clone()),
         Message::Locked => Said::Locked,
         Message::Offer(o) => Said::Offer(o.clone()),
         Message::Attributes(a) => Said::Attributes(a.clone()),
@@ -128,7 +126,6 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
             Arc::new(Tree { nodes: t.nodes, deletions: t.deletions, rules: t.rules, problems })
         })),
         Said::TreeDone(r) => Message::TreeDone(r),
-        Said::Survey(list) => Message::Survey(list),
         Said::Locked => Message::Locked,
         Said::Offer(o) => Message::Offer(o),
         Said::Attributes(a) => Message::Attributes(a),

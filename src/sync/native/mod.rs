@@ -225,7 +225,7 @@ impl<'a> NativeLink<'a> {
     fn text_end(&mut self, result: Result<(), String>) -> Result<(), LinkError> {
         let Some((mail, text)) = self.mail.take() else { return Err(failed(NativeError("a text without a mail"))) };
         let mut body = match (result, text, &self.spill.file) {
-            (Err(why), ..) => Body { reader: Box::new(Broken(why)), size: None, virtual_size: None, range: None },
+            (Err(why), ..) => Body::from_reader(Box::new(Broken(why)), None, None),
             (Ok(()), Text::Memory(data), _) => Body::from_bytes(data),
             (Ok(()), Text::File { offset, len }, Some(file)) if len > 0 => {
                 Body::from_range(FileRange { file: Arc::clone(file), offset, len }, None)

@@ -117,8 +117,9 @@ fn set_guid(
         return Ok(Some(format!("Mailbox {shown} GUID {from} was lost")));
     }
     mailbox.set_identity(to, present.uidvalidity).map_err(|e| e.at(place()))?;
-    mailbox.refresh().map_err(|e| e.at(place()))?;
-    if mailbox.status().identity.guid != to {
+    drop(mailbox);
+    // It may have taken its directory along (`LAYOUT=index`).
+    if present_guid(store, name).map_err(|e| e.at(place()))? != to {
         return Err(Error::new(Class::Temporary, format!("Backend didn't update mailbox {shown} GUID")));
     }
     Ok(None)
