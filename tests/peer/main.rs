@@ -1,6 +1,7 @@
 //! Ways to the other side, against programs that we did not write: Dovecot's doveadm server, sshd, openssl, shells.
 
 mod commands;
+mod cuts;
 mod forward;
 mod lab;
 mod matrix;
