@@ -4,5 +4,6 @@ mod bad_input;
 mod company;
 mod conversion;
 mod lab;
+mod places;
 mod scenarios;
 mod selection;
