@@ -76,3 +76,22 @@ fn escapes_are_none_in_a_list_index() {
     assert_same(&a, &c);
     lab.silent();
 }
+
+/// Dovecot keeps dates before 1970; ours begin there. The mail is what counts.
+#[test]
+fn dates_at_the_edge() {
+    if !have_dovecot() {
+        return;
+    }
+    for (from, to) in [("sdbox", "maildir"), ("mdbox", "sdbox")] {
+        let lab = Lab::new();
+        let (a, b) = (lab.side("a", from), lab.side("b", to));
+        for (n, date) in (1..).zip(["01-Jan-1970 00:00:00 +0000", "01-Jan-1960 00:00:00 +0000", "01-Jan-2024 00:00:00 +0000"]) {
+            assert!(a.imap().append("INBOX", &format!("() \"{date}\""), &mail(n)).contains(" OK "), "{date}");
+        }
+        lab.dsync(&a, &b, &["backup"]).fine();
+        let received: Vec<u32> = b.dump().boxes["INBOX"].mails.iter().map(|m| m.received).collect();
+        assert_eq!(received, [0, 0, 1_704_067_200], "{from} {to}");
+        lab.silent();
+    }
+}
