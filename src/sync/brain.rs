@@ -74,7 +74,10 @@ impl Brain<'_> {
         match self.sync() {
             Ok(()) => {}
             Err(End::Own(e)) => {
-                tracing::error!("{e}");
+                // A signal ends both sides, and is told once by whoever waits for it.
+                if self.stop.requested().is_none() {
+                    tracing::error!("{e}");
+                }
                 self.report.fail(e.class());
             }
             // The other side has reported it.

@@ -331,13 +331,13 @@ impl<L: Link> Round<'_, L> {
         let held = self.held_back(plan, &import);
         if outcome.rebuild {
             // Before, for a stop in between; a mail that is there is no less there for being held back.
-            self.mailbox.hold_back(&held)?;
+            self.hold_back(&held)?;
             self.rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
         self.edit(own, outcome)?;
         let complete = self.options.filter.is_empty() || self.options.mode != Mode::TwoWay;
-        self.mailbox.hold_back(&held)?;
+        self.hold_back(&held)?;
         self.mailbox.raise(&Floors {
             uid_next: complete.then_some(outcome.uid_next),
             first_recent: complete.then_some(outcome.first_recent),
@@ -368,6 +368,16 @@ impl<L: Link> Round<'_, L> {
             }
         }
         ranges
+    }
+
+    fn hold_back(&mut self, held: &[(Uid, Uid)]) -> Result<()> {
+        match self.mailbox.hold_back(held) {
+            // A copy without the source's damaged mails is better than none.
+            Err(e) if e.class() == Class::NotPossible && self.options.mode != Mode::TwoWay && self.options.filter.is_empty() => {
+                Ok(())
+            }
+            result => Ok(result?),
+        }
     }
 
     fn exchange(&mut self, sends: &[Uid], import: &mut Import<'_>, plan: Plan<'_>) -> Result<()> {
@@ -506,7 +516,7 @@ impl<L: Link> Round<'_, L> {
         let known = import.unreadable.len();
         if import.held_known != Some(known) {
             let held = self.held_back(plan, import);
-            self.mailbox.hold_back(&held)?;
+            self.hold_back(&held)?;
             import.held_known = Some(known);
         }
         let saved = self.mailbox.commit()?;

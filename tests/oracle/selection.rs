@@ -221,3 +221,30 @@ fn purge_and_codes() {
     assert_eq!(b.dump().texts().len(), 1);
     lab.silent();
 }
+
+/// `LAYOUT=index` names directories by GUIDs: one of two INBOXes gets another, and what a filter holds back stays known.
+#[test]
+fn a_filter_and_layout_index() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = Lab::new();
+    let by_guid = |name: &str, driver: &'static str| {
+        let mut side = lab.side(name, driver);
+        side.location.push_str(":LAYOUT=index");
+        side
+    };
+    let (a, b) = (by_guid("a", "sdbox"), by_guid("b", "mdbox"));
+    let mut imap = a.imap();
+    for n in 1..=5_u32 {
+        imap.append("INBOX", &format!("() \"01-Jan-{} 10:00:00 +0000\"", 2017 + n), &mail(n));
+    }
+    drop(imap);
+    b.save("INBOX", &mail(6));
+    lab.dsync(&a, &b, &["sync", "-t", "2020-06-01"]).fine();
+    let count = |side: &Side| side.doveadm(&["mailbox", "status", "messages", "INBOX"]).trim().to_owned();
+    assert_eq!([count(&a), count(&b)], ["INBOX messages=6", "INBOX messages=3"]);
+    lab.dsync(&a, &b, &["sync"]).fine();
+    assert_eq!([count(&a), count(&b)], ["INBOX messages=6", "INBOX messages=6"]);
+    lab.silent();
+}
