@@ -248,3 +248,28 @@ fn a_filter_and_layout_index() {
     assert_eq!([count(&a), count(&b)], ["INBOX messages=6", "INBOX messages=6"]);
     lab.silent();
 }
+
+/// A name that is a file of the destination's: only this mailbox stays out.
+#[test]
+fn a_mailbox_in_the_place_of_a_file() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, mut b) = (lab.side("a", "mdbox"), lab.side("b", "maildir"));
+    b.location.push_str(":LAYOUT=fs");
+    let mut imap = a.imap();
+    for name in ["Alpha", "dovecot-uidlist", "Zeta"] {
+        imap.ok(&format!("CREATE {name}"));
+        imap.append(name, "", &mail(1));
+    }
+    imap.ok("APPEND INBOX {1+}\r\nx");
+    drop(imap);
+    for command in ["sync", "backup"] {
+        lab.dsync(&a, &b, &[command]).says(65, &["Can't create mailbox dovecot-uidlist: ", "it is left out, the others go on"]);
+        let there: Vec<_> = b.dump().boxes.into_iter().map(|(name, b)| (name, b.mails.len())).collect();
+        assert_eq!(there, [("Alpha".to_owned(), 1), ("INBOX".into(), 1), ("Zeta".into(), 1)]);
+        assert!(a.dump().boxes.contains_key("dovecot-uidlist"));
+    }
+    lab.silent();
+}
