@@ -607,7 +607,7 @@ pub trait Mailbox {
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
-    /// Locks, I/O.
+    /// Locks, I/O. Class `NotPossible` where nothing can be remembered.
     fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.

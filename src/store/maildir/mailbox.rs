@@ -334,6 +334,10 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        if !ranges.is_empty() && !self.core.settings.index.lasts {
+            let text = "mails that are held back have to be remembered, and with INDEX=MEMORY there is no place for that";
+            return Err(Error::new(Class::NotPossible, text));
+        }
         self.core.hold_back(ranges)
     }
 }
