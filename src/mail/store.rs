@@ -16,9 +16,10 @@ use super::{
     Body, Flags, Guid128, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, Result, Uid,
     UidValidity,
 };
+use serde::{Deserialize, Serialize};
 
 /// Seconds since 1970 as the formats keep them; 0 = not known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub u32);
 
 impl Timestamp {
@@ -43,7 +44,7 @@ pub enum Selection {
 }
 
 /// A node of the mailbox tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Its full name.
     pub name: MailboxName,
@@ -62,7 +63,7 @@ pub struct Node {
 }
 
 /// Whether there is anything under a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Existence {
     /// A parent that is not there, or a mere subscription.
     Nonexistent,
@@ -73,7 +74,7 @@ pub enum Existence {
 }
 
 /// What identifies a mailbox and its mails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its GUID.
     pub guid: MailboxGuid,
@@ -84,7 +85,7 @@ pub struct Identity {
 }
 
 /// Something that was removed, as the mailbox log tells (sync.md 3.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deletion {
     /// What.
     pub key: DeletionKey,
@@ -93,7 +94,7 @@ pub struct Deletion {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeletionKey {
     /// A mailbox.
     Mailbox(MailboxGuid),
@@ -194,7 +195,7 @@ pub trait Store: Send {
 }
 
 /// A mailbox's numbers (sync.md 5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// GUID, UIDVALIDITY and UIDNEXT.
     pub identity: Identity,
@@ -209,7 +210,7 @@ pub struct Status {
 }
 
 /// What a storage can keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Its mails have GUIDs.
     pub has_guids: bool,
@@ -233,7 +234,7 @@ pub struct Mail {
 }
 
 /// What else is known of a mail.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Received (INTERNALDATE).
     pub received: Timestamp,
@@ -245,6 +246,8 @@ pub struct Facts {
     pub pop3_order: u32,
     /// Size with CRLF line ends, where it is recorded.
     pub virtual_size: Option<u64>,
+    /// It lies in the alternative storage (`ALT=`).
+    pub in_alt: bool,
 }
 
 /// From where the transaction log is read.
@@ -312,7 +315,7 @@ impl LogChange {
 }
 
 /// Name of an attribute.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttributeKey {
     /// Private to the user; else shared.
     pub private: bool,
@@ -321,7 +324,7 @@ pub struct AttributeKey {
 }
 
 /// An attribute of a mailbox (RFC 5464, and what Dovecot keeps in the same way).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {
     /// Its name.
     pub key: AttributeKey,
@@ -332,7 +335,7 @@ pub struct Attribute {
 }
 
 /// A change of an attribute in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeChange {
     /// Its name.
     pub key: AttributeKey,
@@ -363,6 +366,8 @@ pub struct NewMail {
     pub pop3_uidl: Option<String>,
     /// POP3 order; 0 = none.
     pub pop3_order: u32,
+    /// Its text is to lie in the alternative storage. Storages that have none, or none that is there, keep it with the others.
+    pub in_alt: bool,
 }
 
 /// What becomes of the mail that [`Mailbox::stage_copy`] copies.
@@ -480,6 +485,20 @@ pub trait Mailbox {
     /// # Errors
     /// Damage, locks, I/O.
     fn refresh(&mut self) -> Result<()>;
+
+    /// Takes a new view of what is written down, own changes included. What others have done to the files and not written
+    /// down waits for the next [`Mailbox::refresh`].
+    ///
+    /// # Errors
+    /// Damage, locks, I/O.
+    fn renew(&mut self) -> Result<()> {
+        self.refresh()
+    }
+
+    /// Counts the views that were taken: as long as it is the same, so is the view. `None` where nobody counts.
+    fn view_number(&self) -> Option<u64> {
+        None
+    }
 
     /// The numbers of the present view.
     fn status(&self) -> Status;

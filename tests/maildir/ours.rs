@@ -69,6 +69,7 @@ pub fn new_mail(n: u32, guid_text: &str) -> NewMail {
         saved: Timestamp(0),
         pop3_uidl: None,
         pop3_order: 0,
+        in_alt: false,
     }
 }
 

@@ -172,6 +172,12 @@ impl Lab {
         text.lines().filter(|l| !l.contains("chdir(")).map(|l| format!("{l}\n")).collect()
     }
 
+    /// The directory stays for whoever looks into a failure.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     #[track_caller]
     pub fn silent(&self) {
         assert_eq!(self.log(), "", "Dovecot complained");
@@ -194,6 +200,13 @@ impl Side {
             command.arg("-o").arg(setting);
         }
         command.env("USER", "u1").env("HOME", &self.home).env_remove("LOG_STDERR_TIMESTAMP").current_dir("/");
+    }
+
+    /// A program of Dovecot's for this side.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.settings(&mut command);
+        command
     }
 
     /// Our program for this side.

@@ -6,3 +6,4 @@ mod conversion;
 mod lab;
 mod scenarios;
 mod selection;
+mod soak;

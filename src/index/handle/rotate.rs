@@ -8,7 +8,7 @@ use super::locked::Locked;
 use super::{Head, Index};
 use crate::index::error::{Error, Result};
 use crate::index::log::Header;
-use crate::index::state::{Field, Position};
+use crate::index::state::{Field, Position, State};
 use crate::index::transaction::Transaction;
 use crate::mail::Timestamp;
 use crate::os::Fsync;
@@ -37,6 +37,7 @@ impl Locked<'_> {
         }
         let bytes = index.state.to_snapshot();
         let (path, tmp) = (index.files.snapshot(), index.files.tmp());
+        State::check_snapshot(&path, &bytes).map_err(|damage| Error::refused(&path, damage.what))?;
         let mut file = match fs::create_new(&tmp, &index.options.modes) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 // Left by a writer that died: writers hold the lock that we have.
@@ -150,8 +151,9 @@ impl Locked<'_> {
         // From here on the old snapshot is history: its log is neither the head nor continued by it.
         fs::unlink_if_there(&index.files.snapshot())?;
         index.snapshot = None;
+        index.loaded = super::next_load();
         let at = Position { seq: header.file_seq, offset: u32::from(header.size) };
-        index.state = crate::index::State::empty(header.indexid, at, header.initial_modseq);
+        index.state = State::empty(header.indexid, at, header.initial_modseq);
         self.go_over(file, header, lock);
         self.index.follow()
     }
@@ -169,7 +171,7 @@ impl Locked<'_> {
     /// The new log is the head from now on, and its lock is the one we hold.
     fn go_over(&mut self, file: std::fs::File, header: Header, lock: Option<Lock>) {
         let path = self.index.head.path.clone();
-        self.index.head = Head { file, path, header, writable: true, seen: None };
+        self.index.head = Head { file, path, header, writable: true, seen: None, first: Vec::new() };
         if let Some(lock) = lock {
             self.lock = lock;
         }

@@ -12,6 +12,15 @@ const METHODS: [Method; 5] = [Method::Gz, Method::Bz2, Method::Xz, Method::Lz4, 
 const WITH: Plugins = Plugins { compression: true, encrypts: false };
 const WITHOUT: Plugins = Plugins { compression: false, encrypts: false };
 
+/// The answer, which is the same whether or not the bytes are in memory.
+fn decode(range: &FileRange, recorded: Option<u64>, plugins: Plugins, strict: bool) -> Result<Decoded, Error> {
+    let whole = range.small().expect("readable").expect("small");
+    let read = super::decode(Stored { range, whole: Some(&whole) }, recorded, plugins, strict);
+    let answer = super::decode(Stored { range, whole: None }, recorded, plugins, strict);
+    assert_eq!(format!("{read:?}"), format!("{answer:?}"));
+    answer
+}
+
 fn compress(method: Method, text: &[u8]) -> Vec<u8> {
     match method {
         Method::Gz => {
@@ -41,6 +50,12 @@ fn compress(method: Method, text: &[u8]) -> Vec<u8> {
             out
         }
     }
+}
+
+/// Seeds for the fuzzer.
+pub(crate) fn compressed(method: &str) -> Vec<Vec<u8>> {
+    let method = METHODS.into_iter().find(|m| m.to_string() == method).expect("a method");
+    [0, 10, 3000].map(|n| compress(method, &text(n))).to_vec()
 }
 
 fn range_of(bytes: &[u8]) -> FileRange {

@@ -95,6 +95,14 @@ impl Mailbox for InGuidDirectory {
         self.inner.status()
     }
 
+    fn renew(&mut self) -> Result<()> {
+        self.inner.renew()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        self.inner.view_number()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

@@ -106,6 +106,8 @@ pub struct LocalStore {
 struct Known {
     space: usize,
     entry: Entry,
+    /// Of a mailbox that was there when the tree was read.
+    place: Option<Place>,
 }
 
 /// A mailbox or directory that a name leads to.
@@ -164,7 +166,7 @@ impl LocalStore {
             return Ok(false);
         }
         let site = self.spaces[target.space].site()?;
-        let place = self.place(target)?;
+        let place = self.list(target.space)?.place_to_read(&target.entry.name, &target.entry.stored, target.entry.guid)?;
         // In a flat layout every directory is a mailbox, except the root.
         let by_directory = list.location.layout.is_flat() && !target.entry.stored.inbox && place.mailbox.is_dir();
         Ok(by_directory || self.sites[site].exists(&place))
@@ -198,12 +200,18 @@ impl Store for LocalStore {
     fn open(&mut self, name: &MailboxName) -> Result<Box<dyn Mailbox>> {
         let target = self.target(name)?;
         self.begin(target.space)?;
-        if !self.exists(&target)? {
-            return Err(Self::missing(name));
+        let known = self.known.get(name).and_then(|known| known.place.clone());
+        let place = match known {
+            Some(place) => place,
+            None if self.exists(&target)? => self.place(&target)?,
+            None => return Err(Self::missing(name)),
+        };
+        match self.format(target.space)?.open(&place) {
+            Ok(mailbox) => self.with_guid_directory(mailbox, &target),
+            // Gone since the tree was read.
+            Err(_) if !self.exists(&target)? => Err(Self::missing(name)),
+            Err(e) => Err(e),
         }
-        let place = self.place(&target)?;
-        let mailbox = self.format(target.space)?.open(&place)?;
-        self.with_guid_directory(mailbox, &target)
     }
 
     fn create(&mut self, name: &MailboxName, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {

@@ -17,6 +17,8 @@ mod edit;
 mod facts;
 mod files;
 mod frozen;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod identity;
 mod keywords;
@@ -34,6 +36,7 @@ mod uidlist;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::index::Parking;
 use crate::mail::{Class, Error, Identity, Mailbox, MailboxGuid, Result, UidValidity};
 use crate::os::fs::Modes;
 use crate::store::Settings;
@@ -49,21 +52,27 @@ pub type NextUidValidity = Arc<dyn Fn(&Path, &Modes) -> Result<UidValidity> + Se
 pub struct Maildir {
     settings: Arc<Settings>,
     next_uidvalidity: NextUidValidity,
+    /// Indexes of mailboxes that were looked at and will be opened.
+    parking: Parking,
 }
 
 impl Maildir {
     /// With these settings. The counter is asked only for a mailbox that never had a UIDVALIDITY.
     #[must_use]
     pub fn new(settings: Settings, next_uidvalidity: NextUidValidity) -> Self {
-        Self { settings: Arc::new(settings), next_uidvalidity }
+        Self { settings: Arc::new(settings), next_uidvalidity, parking: Parking::default() }
     }
 
-    fn core(&self, place: &Place) -> Result<Core> {
+    fn core(&mut self, place: &Place) -> Result<Core> {
         if !self.exists(place) {
             let text = format!("{}: there is no Maildir", place.mailbox.display());
             return Err(Error::new(Class::NotFound, text));
         }
-        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity))
+        self.open_core(place)
+    }
+
+    fn open_core(&mut self, place: &Place) -> Result<Core> {
+        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity), &mut self.parking)
     }
 }
 
@@ -93,9 +102,14 @@ impl Format for Maildir {
     }
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
-        let core = self.core(place)?;
+        let mut core = self.core(place)?;
         match core.quick_identity()? {
-            Some(identity) => Ok(identity),
+            Some(identity) => {
+                if let Some(index) = core.index.take() {
+                    self.parking.put(index);
+                }
+                Ok(identity)
+            }
             None => Ok(MaildirMailbox::open(core)?.status().identity),
         }
     }
@@ -105,7 +119,7 @@ impl Format for Maildir {
     }
 
     fn create(&mut self, place: &Place, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {
-        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity))?.create(guid, uidvalidity)
+        self.open_core(place)?.create(guid, uidvalidity)
     }
 
     fn empty(&mut self, place: &Place) -> Result<()> {

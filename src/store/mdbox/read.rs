@@ -49,6 +49,13 @@ impl MdboxMailbox {
         }
     }
 
+    /// Whether the mail at a position lies in the alternative storage.
+    pub(super) fn in_alt(&self, at: usize) -> bool {
+        let Some(record) = self.view.references[at].record else { return false };
+        let mut storage = self.storage.get();
+        storage.map.lookup(record.map_uid).is_some_and(|listed| storage.files.in_alt(listed.place.file_id))
+    }
+
     /// What the index says of the mail at a position.
     pub(super) fn map_record(&self, at: usize) -> Result<MailRecord> {
         let uid = self.view.mails[at].uid;
@@ -69,7 +76,11 @@ impl MdboxMailbox {
             return Err(self.lost(uid, record));
         };
         let bad = |e: crate::store::dbox::Error| Error::from(e).at(format_args!("UID {uid}"));
-        let message = file.message(u64::from(listed.place.offset)).map_err(bad)?;
+        let offset = u64::from(listed.place.offset);
+        let file = file.around(offset, u64::from(listed.place.size)).map_err(bad)?;
+        let message = file.message(offset).map_err(bad)?;
+        // Whoever wants the text wants to know the rest as well. What is wrong with it shows when it is asked for.
+        self.facts.learn(at, &message, self.view.references[at].guid);
         held.rules.text(&file, &message, None).map_err(bad)
     }
 

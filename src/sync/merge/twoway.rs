@@ -69,7 +69,7 @@ pub(super) fn readable<'a>(
     (NewMails { facts, items }, held)
 }
 
-pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
+pub(in crate::sync) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
     let (flags, keywords) = flags::merge(a, b);
     let same =
         a.flags == flags && b.flags == flags && a.keywords == keywords && b.keywords == keywords && a.uid == uid && b.uid == uid;
@@ -78,7 +78,7 @@ pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
 }
 
 /// A mail that the other side gets. It keeps its modseq where that is news to the other side's clients.
-pub(super) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
+pub(in crate::sync) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
     let modseq = if item.modseq > other_highest && item.uid == uid { item.modseq } else { changed };
     Merged {
         uid,
@@ -92,7 +92,7 @@ pub(super) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq,
 }
 
 /// A mail that only its own side has and keeps: its UID is meant there only.
-pub(super) fn stays(item: &Item, masters: bool) -> Merged {
+pub(in crate::sync) fn stays(item: &Item, masters: bool) -> Merged {
     let mut m = one(item, item.uid, ModSeq(0), item.modseq, masters);
     m.modseq = item.modseq;
     m.copied = false;

@@ -51,10 +51,17 @@ impl List {
                 let text = format!("{} leads to {}, but ALT is {ours}", link.display(), target.display());
                 Err(Error::new(Class::Temporary, text))
             }
-            (Err(_), Some(alt)) if make => match fs::symlink(alt, &link) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-                other => Ok(other?),
-            },
+            (Err(_), Some(alt)) if make => {
+                // With something in it, or it would look as if it were not mounted.
+                let below = alt.join(if location.driver == super::super::Driver::Mdbox { "storage" } else { "mailboxes" });
+                if let Err(e) = self.make_root(alt).and_then(|()| self.make_root(&below)) {
+                    tracing::debug!("{e}; new mails go to the primary storage");
+                }
+                match fs::symlink(alt, &link) {
+                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                    other => Ok(other?),
+                }
+            }
             (Err(_), _) => Ok(()),
         }
     }

@@ -56,7 +56,7 @@ pub(super) fn begin(locked: &mut Locked<'_>, content: &[Transaction], items: &[I
     };
     let records: Vec<_> = items.iter().map(record).collect();
     let mut transaction = Transaction::new(Bits::EXTERNAL);
-    for (uid, offset) in cache::write(locked, &records) {
+    for (uid, offset) in cache::write(locked, &records)? {
         transaction.cache_offset(uid, offset);
     }
     locked.commit(&transaction, Durability::Mail)?;
