@@ -7,7 +7,7 @@ use super::merge::{Facts, Item, Merged, Outcome};
 use super::message::{Gone, MailText, Message};
 use super::round::{RoundError, RoundReport};
 use super::tree::Side;
-use super::{Mode, Placement};
+use super::{Mode, Options, Placement};
 use crate::mail::{
     self, Class, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, SaveError,
     Uid,
@@ -61,6 +61,15 @@ pub(super) fn held_back(
         }
     }
     ranges
+}
+
+/// Remembers these.
+pub(super) fn hold_back(mailbox: &mut dyn Mailbox, held: &[(Uid, Uid)], options: &Options) -> mail::Result<()> {
+    match mailbox.hold_back(held) {
+        // A copy without the source's damaged mails is better than none.
+        Err(e) if e.class() == Class::NotPossible && options.mode != Mode::TwoWay && options.filter.is_empty() => Ok(()),
+        result => result,
+    }
 }
 
 impl Carry<'_> {

@@ -13,7 +13,7 @@ use crate::mail::{
     self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
     Store, Uid,
 };
-use crate::sync::carry::{Carry, Import, held_back, own_uid};
+use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
 use crate::sync::merge::{self, Context, Merged, Missing, Outcome};
 use crate::sync::message::{Attributes, MailText};
 use crate::sync::round::{RoundError, RoundReport};
@@ -900,9 +900,10 @@ impl<'a> Exchange<'a> {
             with_uids(ranges, self.own.claims.keys().copied().filter(here))
         };
         let facts = self.own.facts.clone();
+        // Before UIDNEXT passes them: if the run stops there, they are not taken for expunged.
+        hold_back(&mut *self.s.mailbox, &held, self.s.options)?;
         if outcome.rebuild {
             self.carry().rebuild(&facts, &theirs.known.facts, outcome, import)?;
-            self.s.mailbox.hold_back(&held)?;
         } else {
             for m in &outcome.mails {
                 if let Some(from) = self.own_uid(m).filter(|from| *from != m.uid) {
@@ -913,7 +914,7 @@ impl<'a> Exchange<'a> {
             self.carry().edit(&facts, outcome)?;
             let two_way = self.s.options.mode == Mode::TwoWay;
             let complete = self.s.options.filter.is_empty() || !two_way;
-            self.s.mailbox.hold_back(&held)?;
+            hold_back(&mut *self.s.mailbox, &held, self.s.options)?;
             self.s.mailbox.raise(&Floors {
                 uid_next: complete.then_some(outcome.uid_next),
                 first_recent: complete.then_some(outcome.first_recent),

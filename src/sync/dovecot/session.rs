@@ -290,6 +290,10 @@ impl<'a> Session<'a> {
         self.their_uidvalidity = identities.map(|i| (i.guid, i.uidvalidity)).collect();
         let outcome = tree::execute(store, &plan.actions)?;
         self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
+        for error in outcome.impossible {
+            tracing::error!("{error}; it is left out, the others go on");
+            self.report.fail(error.class());
+        }
         for reason in outcome.desync {
             tracing::warn!("{reason}");
             self.report.desync(reason);

@@ -2,7 +2,7 @@
 
 use super::{Decided, Result, Round, RoundError};
 use crate::mail::Uid;
-use crate::sync::carry::{Import, Step};
+use crate::sync::carry::{Import, Step, hold_back};
 use crate::sync::flow::{Event, Turn};
 use crate::sync::message::{Gone, LinkError, Message};
 
@@ -69,7 +69,7 @@ impl Round<'_> {
         let known = import.unreadable.len();
         if import.staged > 0 && import.held_known != Some(known) {
             let held = self.held_back(decided, import);
-            self.hold_back(&held)?;
+            hold_back(&mut *self.mailbox, &held, self.start.options)?;
             import.held_known = Some(known);
         }
         self.carry().commit(import)

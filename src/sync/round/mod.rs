@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use self::together::{Entrant, run};
-use super::carry::{Carry, Import, Step, held_back};
+use super::carry::{Carry, Import, Step, held_back, hold_back};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
 use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
@@ -363,16 +363,6 @@ impl Round<'_> {
         held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable)
     }
 
-    fn hold_back(&mut self, held: &[(Uid, Uid)]) -> Result<()> {
-        match self.mailbox.hold_back(held) {
-            // A copy without the source's damaged mails is better than none.
-            Err(e) if e.class() == Class::NotPossible && self.mode() != Mode::TwoWay && self.start.options.filter.is_empty() => {
-                Ok(())
-            }
-            result => Ok(result?),
-        }
-    }
-
     fn own(&self, m: &Merged) -> Option<Uid> {
         if self.start.side == Side::Master { m.master } else { m.slave }
     }
@@ -427,13 +417,13 @@ impl Round<'_> {
         let held = self.held_back(decided, &import);
         if outcome.rebuild {
             // Before, for a stop in between; a mail that is there is no less there for being held back.
-            self.hold_back(&held)?;
+            hold_back(&mut *self.mailbox, &held, self.start.options)?;
             self.carry().rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
         self.carry().edit(own, outcome)?;
         let complete = self.start.options.filter.is_empty() || self.mode() != Mode::TwoWay;
-        self.hold_back(&held)?;
+        hold_back(&mut *self.mailbox, &held, self.start.options)?;
         self.mailbox.raise(&Floors {
             uid_next: complete.then_some(outcome.uid_next),
             first_recent: complete.then_some(outcome.first_recent),
