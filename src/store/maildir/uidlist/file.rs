@@ -279,12 +279,12 @@ impl UidlistFile {
             && let (Some(stamp), Some(pin)) = (stamp.filter(|s| now == Some(*s)), pin)
         {
             if on_disk == list.len() {
-                self.known = Some(Known { stamp, complete: stamp.size, list, pin: pin });
+                self.known = Some(Known { stamp, complete: stamp.size, list, pin });
                 return Ok(());
             }
             match self.append(&list, on_disk, stamp.size) {
                 Ok(stamp) => {
-                    self.known = Some(Known { stamp, complete: stamp.size, list, pin: pin });
+                    self.known = Some(Known { stamp, complete: stamp.size, list, pin });
                     return Ok(());
                 }
                 // A list that may only be read is rewritten (5.2).
@@ -295,7 +295,7 @@ impl UidlistFile {
         let (stamp, pin) = self.rewrite(&list)?;
         list.header.next = list.next_uid();
         list.set_needs_rewrite(false);
-        self.known = Some(Known { stamp, complete: stamp.size, list, pin: pin });
+        self.known = Some(Known { stamp, complete: stamp.size, list, pin });
         Ok(())
     }
 
