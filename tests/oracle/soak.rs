@@ -19,7 +19,7 @@ const BOXES: [&str; 3] = ["INBOX", "Work", "Lists/dev"];
 /// Copies are made here and stay.
 const COPIES: &str = "Copies";
 /// A session looks at so many of the newest mails of a mailbox.
-const WINDOW: u32 = 40;
+const WINDOW: usize = 40;
 const LDA: &str = "/usr/lib/dovecot/dovecot-lda";
 
 /// What was done to all mails by anybody.
@@ -212,7 +212,7 @@ fn newest(imap: &mut Imap) -> Option<Vec<(u32, u32)>> {
     answer(&all)?;
     let found = all.lines().find_map(|l| l.strip_prefix("* SEARCH"))?;
     let uids: Vec<u32> = found.split_whitespace().filter_map(|u| u.parse().ok()).collect();
-    let Some(&first) = uids.iter().rev().take(WINDOW as usize).last() else { return Some(Vec::new()) };
+    let Some(&first) = uids.get(uids.len().saturating_sub(WINDOW)) else { return Some(Vec::new()) };
     let fetched = imap.any(&format!("UID FETCH {first}:* (UID BODY.PEEK[HEADER.FIELDS (X-Id)])"));
     answer(&fetched)?;
     let mut out = Vec::new();
