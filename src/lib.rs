@@ -11,7 +11,11 @@ pub mod index;
 
 pub mod store;
 
+pub mod wire;
+
 pub mod sync;
+
+pub mod peer;
 
 pub mod config;
 

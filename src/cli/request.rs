@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: the values of the options (cli-config.md 3.3). Looks at the clock, at nothing else.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -16,10 +17,8 @@ use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Opti
 pub(super) struct Request {
     /// For the engine; settings of the configuration are not in yet.
     pub(super) options: Options,
-    /// `-T`.
-    pub(super) timeout: Option<Duration>,
-    /// `-r`.
-    pub(super) rawlog: Option<String>,
+    /// `-T` and `-r`.
+    pub(super) stream: Stream,
     /// `-p`: for the destination only.
     pub(super) destination_options: Vec<Override>,
     /// The destination's words.
@@ -28,6 +27,26 @@ pub(super) struct Request {
     pub(super) default_destination: bool,
     /// Things to tell the user.
     pub(super) warnings: Vec<String>,
+}
+
+/// What holds for a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stream {
+    /// `-T`; `None` never.
+    pub(super) timeout: Option<Duration>,
+    /// `-r`.
+    pub(super) rawlog: Option<PathBuf>,
+}
+
+impl Stream {
+    /// From the options of all commands.
+    pub(super) fn of(common: &CommonArgs) -> Result<Self, Failure> {
+        let timeout = common.timeout.as_deref().map(|text| seconds('T', text)).transpose()?;
+        Ok(Self {
+            timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|t| *t != Duration::ZERO),
+            rawlog: common.rawlog.as_ref().map(PathBuf::from),
+        })
+    }
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -66,7 +85,7 @@ impl Request {
             max_size: run.sync_max_size.as_deref().map(max_size).transpose()?,
         };
         let placement = run.alt.as_deref().map(placement).transpose()?.unwrap_or_default();
-        let timeout = common.timeout.as_deref().map(|text| seconds('T', text)).transpose()?;
+        let stream = Stream::of(common)?;
         let destination_options = run.destination_option.iter().map(|text| destination_option(text)).collect::<Result<_, _>>()?;
         if run.no_renames {
             warnings.push("-D after the command is of Dovecot 2.2 and is ignored: renames are synchronised".into());
@@ -87,8 +106,7 @@ impl Request {
                 placement,
                 ..Options::default()
             },
-            timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|t| *t != Duration::ZERO),
-            rawlog: common.rawlog.clone(),
+            stream,
             destination_options,
             words: run.destination.iter().chain(&run.words).cloned().collect(),
             default_destination: run.default_destination,
@@ -272,8 +290,8 @@ mod tests {
     fn values_that_ask_for_nothing_are_fine() {
         let request = sync(&["-O", "", "-l", "0", "-T", "0", "-m", ""]).unwrap();
         assert_eq!(request.options.filter, Filter::default());
-        assert_eq!((request.options.lock_timeout, request.timeout), (None, None));
+        assert_eq!((request.options.lock_timeout, request.stream.timeout), (None, None));
         assert_eq!(request.options.only, Only::TreeOnly);
-        assert_eq!(sync(&[]).unwrap().timeout, Some(DEFAULT_TIMEOUT));
+        assert_eq!(sync(&[]).unwrap().stream.timeout, Some(DEFAULT_TIMEOUT));
     }
 }

@@ -19,7 +19,7 @@ mod view;
 pub use cache::{Cache, CacheEntry, CacheField, cached_number};
 pub use error::{Damage, DamageClass, Error, Result};
 pub use files::Files;
-pub use handle::{Created, Durability, Index, Locked, Options};
+pub use handle::{Created, Durability, Index, Locked, Options, Parking, Version};
 pub use log::Bits;
 pub use settings::Settings;
 pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};

@@ -10,7 +10,7 @@ mod name;
 mod rules;
 mod store;
 
-pub use body::{Body, FileRange};
+pub use body::{Body, FileRange, Piece, SMALL, zeroes};
 pub use error::{Class, Error, Result};
 pub use flags::{Flags, Keyword, Keywords};
 pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid};

@@ -11,6 +11,7 @@ pub mod maildir;
 pub mod mdbox;
 pub mod sdbox;
 mod settings;
+mod sieve;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use attributes::AttributeFile;

@@ -5,11 +5,15 @@
 
 mod attributes;
 mod brain;
+mod carry;
+pub mod dovecot;
 mod facts;
+mod flow;
 pub mod merge;
 mod message;
 #[cfg(test)]
 mod model;
+mod native;
 mod options;
 mod report;
 mod round;

@@ -20,6 +20,18 @@ pub struct World {
     pub subscribed: BTreeMap<MailboxName, (bool, Timestamp)>,
     /// Changes to the store, of any kind.
     pub writes: u32,
+    /// After this many changes the disk is full.
+    pub room: Option<u32>,
+}
+
+impl World {
+    fn write(&mut self) -> Result<()> {
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1).ok_or_else(|| Error::new(Class::NoRoom, "no room"))?;
+        }
+        self.writes += 1;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +42,7 @@ pub struct ModelMail {
     pub modseq: ModSeq,
     pub text: Vec<u8>,
     pub received: Timestamp,
+    /// Only its text; what it is, an index knows.
     pub unreadable: bool,
 }
 
@@ -234,13 +247,12 @@ struct ModelMailbox {
 impl ModelMailbox {
     fn change<T>(&mut self, f: impl FnOnce(&mut ModelBox) -> T) -> Result<T> {
         let mut w = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        w.writes += 1;
+        w.write()?;
         Ok(f(w.boxes.get_mut(&self.name).ok_or_else(|| gone(&self.name))?))
     }
 
     fn mail(&self, uid: Uid) -> Result<&ModelMail> {
         match self.view.mails.get(&uid) {
-            Some(m) if m.unreadable => Err(Error::new(Class::Temporary, "unreadable")),
             Some(m) => Ok(m),
             None => Err(Error::new(Class::Expunged, "expunged")),
         }
@@ -308,7 +320,11 @@ impl Mailbox for ModelMailbox {
     }
 
     fn body(&mut self, uid: Uid) -> Result<Body> {
-        Ok(Body::from_bytes(self.mail(uid)?.text.clone()))
+        let mail = self.mail(uid)?;
+        if mail.unreadable {
+            return Err(Error::new(Class::Temporary, "unreadable"));
+        }
+        Ok(Body::from_bytes(mail.text.clone()))
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
@@ -429,7 +445,7 @@ impl Mailbox for ModelMailbox {
                 highest: plan.highest_modseq,
                 mails,
                 log: Vec::new(),
-                held: Vec::new(),
+                held: std::mem::take(&mut b.held),
                 native: Vec::new(),
                 synced: Vec::new(),
                 renumbered: Vec::new(),

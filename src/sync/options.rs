@@ -176,7 +176,7 @@ impl Default for Options {
             lock_timeout: None,
             locks_first: Side::Master,
             allow_empty_source: false,
-            commit_interval: 500,
+            commit_interval: 1000,
             placement: Placement::Keep,
         }
     }

@@ -1,5 +1,6 @@
 //! Snapshot and logs into a state (spec: index.md 3.12), and what can be wrong with them (index.md 6).
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -7,11 +8,14 @@ use std::path::Path;
 
 use nix::libc;
 
-use super::Head;
+use super::{Head, Look};
 use crate::index::error::{Damage, DamageClass, Error, Result};
 use crate::index::files::Files;
 use crate::index::log::{Bits, Change, Header, Transactions};
 use crate::index::state::{Position, Source, State};
+
+/// What is read of a log when it is opened: most logs as a whole.
+const FIRST: u64 = 16 * 1024;
 
 pub(super) struct Loaded {
     pub state: State,
@@ -27,10 +31,9 @@ pub(super) enum Opened {
     Unusable(String),
 }
 
-/// The bytes of an open file from an offset on.
-pub(in crate::index) fn read_from(file: &File, path: &Path, offset: u64) -> Result<Vec<u8>> {
+/// The bytes of an open file of this length from an offset on.
+pub(in crate::index) fn read_from(file: &File, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
     let bad = |e| Error::read(path, e);
-    let len = file.metadata().map_err(bad)?.len();
     let mut bytes = vec![0; usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX)];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -52,7 +55,7 @@ pub(super) fn read_header(file: &File, path: &Path) -> Result<std::result::Resul
     Ok(Header::parse(&bytes[..n]))
 }
 
-fn open_log(path: &Path) -> io::Result<(File, bool)> {
+pub(super) fn open_log(path: &Path) -> io::Result<(File, bool)> {
     let open = |write| OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOFOLLOW).open(path);
     match open(true) {
         Ok(file) => Ok((file, true)),
@@ -74,8 +77,10 @@ pub(super) fn open_file(path: &Path) -> Result<Opened> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Opened::Gone),
         Err(e) => return Err(Error::Io(crate::os::fs::Error::new("open", path, e))),
     };
-    Ok(match read_header(&file, path)? {
-        Ok(header) => Opened::Head(Head { file, path: path.to_owned(), header, writable, seen: None }),
+    let look = Look::of(&file.metadata().map_err(|e| Error::read(path, e))?);
+    let first = read_from(&file, path, 0, look.len.min(FIRST))?;
+    Ok(match Header::parse(&first[..first.len().min(128)]) {
+        Ok(header) => Opened::Head(Head { file, path: path.to_owned(), header, writable, seen: Some(look), first }),
         Err(what) => Opened::Unusable(what),
     })
 }
@@ -121,7 +126,8 @@ fn read_snapshot(files: &Files) -> Result<Option<Vec<u8>>> {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(Error::Io(crate::os::fs::Error::new("open", &path, e))),
     };
-    read_from(&file, &path, 0).map(Some)
+    let len = file.metadata().map_err(|e| Error::read(&path, e))?.len();
+    read_from(&file, &path, 0, len).map(Some)
 }
 
 struct Loader<'a> {
@@ -162,7 +168,8 @@ impl Loader<'_> {
             },
         };
         advance(&mut state, &self.head)?;
-        self.head.seen = None;
+        self.head.first = Vec::new();
+        self.head.seen = self.head.seen.filter(|look| look.len == u64::from(state.position().offset));
         Ok((state, self.head))
     }
 
@@ -195,7 +202,10 @@ impl Loader<'_> {
 fn advance(state: &mut State, log: &Head) -> Result<()> {
     let h = log.header;
     let position = state.position();
-    let end = log.look()?.0;
+    let end = match log.seen {
+        Some(look) => look.len,
+        None => log.look()?.len,
+    };
     if position.offset < u32::from(h.size) || u64::from(position.offset) > end {
         let what = format!("the snapshot goes on at {}, the log ends at {end}", position.offset);
         return Err(Damage::new(DamageClass::NeedsFsck, &log.path, u64::from(position.offset), what).into());
@@ -211,7 +221,10 @@ fn advance(state: &mut State, log: &Head) -> Result<()> {
         _ => (h.initial_modseq, first),
     };
     let read_at = from.min(tail).min(position.offset);
-    let bytes = read_from(&log.file, &log.path, u64::from(read_at))?;
+    let bytes: Cow<'_, [u8]> = match log.first.get(read_at as usize..) {
+        Some(rest) if log.first.len() as u64 == end => rest.into(),
+        _ => read_from(&log.file, &log.path, u64::from(read_at), end)?.into(),
+    };
     let slice = |from: u32, to: u32| {
         let (from, to) = ((from - read_at) as usize, (to - read_at) as usize);
         bytes.get(from..to.max(from))

@@ -37,7 +37,7 @@ impl<'i> Locked<'i> {
         let locked = Self { index, lock, since: Instant::now() };
         let end = u64::from(locked.state().position().offset);
         let head = &locked.index.head;
-        let len = head.look()?.0;
+        let len = head.look()?.len;
         if len > end {
             // Nobody else is writing: these bytes are the rest of a writer that died, and the next locking Dovecot would
             // give up the whole log because of them (index.md 6.3).

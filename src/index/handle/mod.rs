@@ -5,6 +5,7 @@
 mod create;
 mod load;
 mod locked;
+mod parked;
 mod rotate;
 
 use std::fs::File;
@@ -27,6 +28,7 @@ pub use create::Created;
 pub(super) use load::count;
 pub(super) use load::step;
 pub use locked::{Durability, Locked};
+pub use parked::Parking;
 
 /// How an index is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +67,25 @@ struct Head {
     path: PathBuf,
     header: Header,
     writable: bool,
-    // Length and time of change at the last look.
-    seen: Option<(u64, i64, i64)>,
+    // The last look, if all that was there then is in the state.
+    seen: Option<Look>,
+    // The first bytes, while it is being loaded.
+    first: Vec<u8>,
+}
+
+/// By what a change of a log is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    dev: u64,
+    ino: u64,
+    len: u64,
+    mtime: (i64, i64),
+}
+
+impl Look {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        Self { dev: meta.dev(), ino: meta.ino(), len: meta.len(), mtime: (meta.mtime(), meta.mtime_nsec()) }
+    }
 }
 
 impl Head {
@@ -74,9 +93,8 @@ impl Head {
         Source { path: &self.path, minor: self.header.minor, seq: self.header.file_seq }
     }
 
-    fn look(&self) -> Result<(u64, i64, i64)> {
-        let meta = self.file.metadata().map_err(|e| Error::read(&self.path, e))?;
-        Ok((meta.len(), meta.mtime(), meta.mtime_nsec()))
+    fn look(&self) -> Result<Look> {
+        self.file.metadata().map(|meta| Look::of(&meta)).map_err(|e| Error::read(&self.path, e))
     }
 }
 
@@ -89,8 +107,22 @@ pub struct Index {
     head: Head,
     // The state is not to be trusted any more: a write or a replay failed half-way.
     stale: bool,
+    // Counts what was read from the beginning, in this process.
+    loaded: u64,
     // Where the snapshot on disk goes on in the log, as far as is known.
     snapshot: Option<super::state::Position>,
+}
+
+/// What an index says at one moment: equal versions of an index, equal content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version {
+    loaded: u64,
+    position: super::state::Position,
+}
+
+fn next_load() -> u64 {
+    static LOADS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    LOADS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// A whole log in memory.
@@ -114,7 +146,15 @@ impl Index {
     /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
     pub fn open(files: Files, options: Options) -> Result<Self> {
         let loaded = load::load(&files)?;
-        let mut index = Self { files, options, state: loaded.state, head: loaded.head, stale: false, snapshot: loaded.snapshot };
+        let mut index = Self {
+            files,
+            options,
+            state: loaded.state,
+            head: loaded.head,
+            stale: false,
+            loaded: next_load(),
+            snapshot: loaded.snapshot,
+        };
         index.wait_for_first_record()?;
         if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
             return Err(Error::Deleted(index.files.dir().to_owned()));
@@ -126,6 +166,18 @@ impl Index {
     #[must_use]
     pub const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Which state this is.
+    #[must_use]
+    pub const fn version(&self) -> Version {
+        Version { loaded: self.loaded, position: self.state.position() }
+    }
+
+    /// The log has bytes behind the state: somebody is writing, or died while he wrote.
+    #[must_use]
+    pub fn has_rest(&self) -> bool {
+        self.head.seen.is_none_or(|look| look.len > u64::from(self.state.position().offset))
     }
 
     /// The names of its files.
@@ -154,10 +206,19 @@ impl Index {
             // Opening a file is what makes a client ask the server for its present attributes.
             drop(File::open(&self.head.path));
         }
-        match is_still(&self.head.path, &self.head.file) {
-            Ok(true) => self.follow()?,
-            Ok(false) => self.follow_rotation()?,
+        let there = match std::fs::metadata(&self.head.path) {
+            Ok(meta) => Some(Look::of(&meta)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(Error::read(&self.head.path, e)),
+        };
+        if there.is_some() && there == self.head.seen && !self.options.settings.nfs {
+            return Ok(false);
+        }
+        let ours = self.head.look()?;
+        if there.is_some_and(|there| (there.dev, there.ino) == (ours.dev, ours.ino)) {
+            self.follow()?;
+        } else {
+            self.follow_rotation()?;
         }
         Ok(self.state.position() != before)
     }
@@ -167,7 +228,7 @@ impl Index {
         let head = self.head.header;
         let mut logs = Vec::new();
         let text = |log: &Head| -> Result<LogText> {
-            let bytes = load::read_from(&log.file, &log.path, 0)?;
+            let bytes = load::read_from(&log.file, &log.path, 0, log.look()?.len)?;
             Ok(LogText { path: log.path.clone(), header: log.header, bytes })
         };
         if head.prev_seq != 0
@@ -186,6 +247,7 @@ impl Index {
         self.state = loaded.state;
         self.head = loaded.head;
         self.snapshot = loaded.snapshot;
+        self.loaded = next_load();
         self.stale = false;
         self.wait_for_first_record()
     }
@@ -210,10 +272,10 @@ impl Index {
             return Ok(());
         }
         let at = self.state.position().offset;
-        if look.0 < u64::from(at) {
+        if look.len < u64::from(at) {
             self.stale = true;
-            let what = format!("the log is shorter ({} bytes) than it was", look.0);
-            return Err(Damage::new(DamageClass::NeedsFsck, &self.head.path, look.0, what).into());
+            let what = format!("the log is shorter ({} bytes) than it was", look.len);
+            return Err(Damage::new(DamageClass::NeedsFsck, &self.head.path, look.len, what).into());
         }
         // Whoever declares a log corrupt overwrites its header.
         let header = load::read_header(&self.head.file, &self.head.path)?;
@@ -221,7 +283,7 @@ impl Index {
             self.stale = true;
             return Err(Damage::new(DamageClass::LogLost, &self.head.path, 0, what.clone()).into());
         }
-        let bytes = load::read_from(&self.head.file, &self.head.path, u64::from(at))?;
+        let bytes = load::read_from(&self.head.file, &self.head.path, u64::from(at), look.len)?;
         if let Err(damage) = self.state.replay(self.head.source(), &bytes, at) {
             self.stale = true;
             return Err(damage.into());
@@ -250,7 +312,7 @@ impl Index {
             return self.reload();
         }
         self.state.enter_file(h.file_seq, u32::from(h.size), h.initial_modseq);
-        self.head = new;
+        self.head = Head { seen: None, first: Vec::new(), ..new };
         self.follow()
     }
 

@@ -151,6 +151,7 @@ impl Locked<'_> {
         // From here on the old snapshot is history: its log is neither the head nor continued by it.
         fs::unlink_if_there(&index.files.snapshot())?;
         index.snapshot = None;
+        index.loaded = super::next_load();
         let at = Position { seq: header.file_seq, offset: u32::from(header.size) };
         index.state = State::empty(header.indexid, at, header.initial_modseq);
         self.go_over(file, header, lock);
@@ -170,7 +171,7 @@ impl Locked<'_> {
     /// The new log is the head from now on, and its lock is the one we hold.
     fn go_over(&mut self, file: std::fs::File, header: Header, lock: Option<Lock>) {
         let path = self.index.head.path.clone();
-        self.index.head = Head { file, path, header, writable: true, seen: None };
+        self.index.head = Head { file, path, header, writable: true, seen: None, first: Vec::new() };
         if let Some(lock) = lock {
             self.lock = lock;
         }

@@ -4,17 +4,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::header::{FileHeader, MessageHeader};
 use super::metadata::Metadata;
 use super::{Damage, Error};
-use crate::mail::FileRange;
+use crate::mail::{FileRange, Piece, SMALL, zeroes};
 use crate::os::fs;
 
-/// What is read at first: most mails of an sdbox are in it whole.
-const WINDOW: usize = 8 * 1024;
 /// The largest metadata block that is believed; external references (`X`) can be many.
 const MAX_METADATA: usize = 16 << 20;
 
@@ -22,10 +20,32 @@ const MAX_METADATA: usize = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct DboxFile {
     file: Arc<File>,
-    path: PathBuf,
+    path: Arc<Path>,
     header: FileHeader,
-    /// The first bytes of a file that never changes. Bytes behind them are read when they are needed.
-    window: Vec<u8>,
+    window: Window,
+}
+
+/// Bytes that are known already. Others are read when they are needed.
+#[derive(Debug, Clone)]
+struct Window {
+    at: u64,
+    bytes: Arc<[u8]>,
+}
+
+impl Window {
+    fn empty() -> Self {
+        Self { at: 0, bytes: Arc::new([]) }
+    }
+
+    /// Where an offset is in it.
+    fn position(&self, offset: u64) -> Option<usize> {
+        usize::try_from(offset.checked_sub(self.at)?).ok().filter(|&at| at <= self.bytes.len())
+    }
+
+    fn get(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let at = self.position(offset)?;
+        self.bytes.get(at..at.checked_add(len)?)
+    }
 }
 
 /// One message of a file.
@@ -72,18 +92,29 @@ impl DboxFile {
     /// # Errors
     /// Not readable, bad first line.
     pub fn new(file: Arc<File>, path: &Path) -> Result<Self, Error> {
-        let mut window = vec![0; WINDOW];
-        let n = read_up_to(&file, &mut window, 0).map_err(|e| fs::Error::new("read", path, e))?;
-        window.truncate(n);
-        let header = FileHeader::parse(&window).map_err(|damage| Error::Damaged { path: path.to_owned(), offset: 0, damage })?;
-        Ok(Self { file, path: path.to_owned(), header, window })
+        let bad = |e| fs::Error::new("read", path, e);
+        // Most mails of an sdbox are in what is read at first.
+        let len = file.metadata().map_err(bad)?.len().min(SMALL);
+        let bytes = read_piece(&file, 0, len).map_err(bad)?;
+        let header = FileHeader::parse(&bytes).map_err(|damage| Error::Damaged { path: path.to_owned(), offset: 0, damage })?;
+        Ok(Self { file, path: path.into(), header, window: Window { at: 0, bytes } })
+    }
+
+    /// The same file with the bytes of a message in memory, if it is a small one: `size` is what a map record says.
+    ///
+    /// # Errors
+    /// Not readable.
+    pub fn around(&self, offset: u64, size: u64) -> Result<Self, Error> {
+        let bad = |e| fs::Error::new("read", &*self.path, e);
+        let bytes = if size > SMALL { Arc::new([]) } else { read_piece(&self.file, offset, size).map_err(bad)? };
+        Ok(Self { window: Window { at: offset, bytes }, ..self.clone() })
     }
 
     /// The same file, of which nothing that was read is remembered: others append to it. What was read while they did is a
     /// half-written message, or one that was taken back.
     #[must_use]
     pub fn that_grows(self) -> Self {
-        Self { window: Vec::new(), ..self }
+        Self { window: Window::empty(), ..self }
     }
 
     /// Its first line.
@@ -134,13 +165,25 @@ impl DboxFile {
         FileRange { file: Arc::clone(&self.file), offset: message.body_offset, len: message.body_size }
     }
 
+    /// A part of the file, if it is in memory.
+    #[must_use]
+    pub fn piece(&self, range: &FileRange) -> Option<Piece> {
+        let from = self.window.position(range.offset)?;
+        Piece::new(Arc::clone(&self.window.bytes), from..from.checked_add(usize::try_from(range.len).ok()?)?)
+    }
+
     /// An error at an offset of this file.
     #[must_use]
     pub fn damaged(&self, offset: u64, damage: Damage) -> Error {
-        Error::Damaged { path: self.path.clone(), offset, damage }
+        Error::Damaged { path: self.path.to_path_buf(), offset, damage }
     }
 
     fn metadata(&self, offset: u64, body_size: u64) -> Result<(Metadata, usize), Error> {
+        if let Some(rest) = self.window.position(offset).and_then(|at| self.window.bytes.get(at..))
+            && let Ok(Some(found)) = Metadata::parse(rest)
+        {
+            return Ok(found);
+        }
         let mut want = 1024;
         loop {
             let bytes = self.bytes(offset, want)?;
@@ -161,12 +204,11 @@ impl DboxFile {
 
     /// `want` bytes at an offset, fewer only at the end of the file.
     fn bytes(&self, offset: u64, want: usize) -> Result<std::borrow::Cow<'_, [u8]>, Error> {
-        let known = usize::try_from(offset).ok().and_then(|at| self.window.get(at..at.checked_add(want)?));
-        if let Some(bytes) = known {
+        if let Some(bytes) = self.window.get(offset, want) {
             return Ok(bytes.into());
         }
         let mut bytes = vec![0; want];
-        let n = read_up_to(&self.file, &mut bytes, offset).map_err(|e| fs::Error::new("read", &self.path, e))?;
+        let n = read_up_to(&self.file, &mut bytes, offset).map_err(|e| fs::Error::new("read", &*self.path, e))?;
         bytes.truncate(n);
         Ok(bytes.into())
     }
@@ -193,6 +235,14 @@ impl Iterator for Messages<'_> {
         self.next = message.as_ref().ok().map(|m| m.end);
         Some(message)
     }
+}
+
+/// As many of `len` bytes as there are.
+fn read_piece(file: &File, offset: u64, len: u64) -> io::Result<Arc<[u8]>> {
+    let mut bytes = zeroes(usize::try_from(len).unwrap_or(0));
+    let Some(room) = Arc::get_mut(&mut bytes) else { return Ok(bytes) };
+    let n = read_up_to(file, room, offset)?;
+    Ok(if n < bytes.len() { bytes[..n].into() } else { bytes })
 }
 
 fn read_up_to(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -158,10 +158,9 @@ fn a_body_that_breaks_off_leaves_nothing_behind() {
     let mut writer = Writer::create(dir.path(), &Modes::default()).expect("created");
     writer.append(&new, Body::from_bytes("first\n")).expect("appended");
     for size in [10, 5_000_000] {
-        let body = Body { reader: Box::new(Broken(size)), size: None, virtual_size: None, range: None };
+        let body = Body::from_reader(Box::new(Broken(size)), None, None);
         assert!(matches!(writer.append(&new, body), Err(AppendError::Body(_))));
-        let short =
-            Body { reader: Box::new(std::io::repeat(b'x').take(size)), size: Some(size + 1), virtual_size: None, range: None };
+        let short = Body::from_reader(Box::new(std::io::repeat(b'x').take(size)), Some(size + 1), None);
         assert!(matches!(writer.append(&new, short), Err(AppendError::Body(_))));
     }
     writer.append(&new, Body::from_bytes("second\n")).expect("appended");

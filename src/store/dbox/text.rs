@@ -4,7 +4,7 @@ use super::external::{Attachments, External, ExternalError, Owner};
 use super::{Damage, DboxFile, Error, Message};
 use crate::mail::Body;
 use crate::store::Settings;
-use crate::store::decode::{self, Decoded, Plugins, Sized};
+use crate::store::decode::{self, Decoded, Plugins, Sized, Stored};
 
 /// What the configuration says about stored bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,12 +41,16 @@ impl TextRules {
         let parts = parts.map_err(|e| failed(e.into()))?;
         // With attachments outside, no size of what is stored is recorded.
         let recorded = parts.is_none().then_some(plain_size);
-        let decoded = decode::decode(&range, recorded, self.plugins, true).map_err(|e| failed(e.into()))?;
+        let whole = file.piece(&range);
+        let stored = Stored { range: &range, whole: whole.as_ref() };
+        let decoded = decode::decode(stored, recorded, self.plugins, true).map_err(|e| failed(e.into()))?;
         let stored = match (decoded, parts) {
             (Decoded::Plain, None) if range.len != plain_size => {
                 return Err(file.damaged(message.offset, Damage::Length { want: plain_size, got: range.len }));
             }
-            (Decoded::Plain, None) => return Ok(Body::from_range(range, virtual_size)),
+            (Decoded::Plain, None) => {
+                return Ok(whole.map_or_else(|| Body::from_range(range, virtual_size), |p| Body::from_piece(p, virtual_size)));
+            }
             (Decoded::Text(reader), None) => reader,
             (decoded, Some(parts)) => {
                 let attachments = self.attachments.as_ref().map_err(|e| failed(e.clone().into()))?;
@@ -57,7 +61,7 @@ impl TextRules {
                 Box::new(Sized::new(attachments.insert(&parts, owner, stored), plain_size))
             }
         };
-        Ok(Body { reader: stored, size: Some(plain_size), virtual_size, range: None })
+        Ok(Body::from_reader(stored, Some(plain_size), virtual_size))
     }
 
     /// The external attachments of a message and where they are; `None` without any.

@@ -176,17 +176,26 @@ impl Writer {
         let mut fold = Fold::default();
         let mut encoder: Option<decode::Encoder> = None;
         let mut read = 0;
-        let mut piece = Vec::new();
         let mut plain = Vec::new();
-        let wanted = body.size.map_or(BUFFER, |n| usize::try_from(n).unwrap_or(BUFFER).min(BUFFER));
-        loop {
+        let whole = body.whole.take();
+        let mut buffer = Vec::new();
+        if whole.is_none() {
             // One byte more than the size tells: so its end is seen without a second turn.
-            piece.clear();
-            let n = body.reader.by_ref().take(wanted as u64 + 1).read_to_end(&mut piece).map_err(AppendError::Body)?;
-            let (first, last) = (read == 0, n <= wanted);
-            read += n as u64;
+            let wanted = body.size.map_or(BUFFER, |n| usize::try_from(n).map_or(BUFFER, |n| n.saturating_add(1).min(BUFFER)));
+            buffer.resize(wanted, 0);
+        }
+        loop {
+            let (piece, last) = match &whole {
+                Some(whole) => (whole.as_ref(), true),
+                None => {
+                    let n = fill(&mut *body.reader, &mut buffer).map_err(AppendError::Body)?;
+                    (&buffer[..n], n < buffer.len())
+                }
+            };
+            let first = read == 0;
+            read += piece.len() as u64;
             if let Some(encoder) = &mut encoder {
-                fold.feed(&piece, &mut plain);
+                fold.feed(piece, &mut plain);
                 if last {
                     fold.finish(&mut plain);
                 }
@@ -194,7 +203,7 @@ impl Writer {
                 self.pending.append(encoder.get_mut());
                 plain.clear();
             } else {
-                fold.feed(&piece, &mut self.pending);
+                fold.feed(piece, &mut self.pending);
                 if last {
                     fold.finish(&mut self.pending);
                 }
@@ -319,6 +328,20 @@ impl Writer {
         self.written = offset;
         Ok(())
     }
+}
+
+/// Reads until the buffer is full or the text ends.
+fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
 }
 
 fn invalid(damage: Damage) -> AppendError {

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
-use crate::mail::{Body, Class, FileRange};
+use crate::mail::{Body, Class, FileRange, Piece};
 use crate::store::Settings;
 
 pub use check::Sized;
@@ -93,6 +93,15 @@ impl std::fmt::Debug for Decoded {
     }
 }
 
+/// A stored body, in its file and perhaps in memory as well.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored<'a> {
+    /// In its file.
+    pub range: &'a FileRange,
+    /// All its bytes, if somebody has read them already.
+    pub whole: Option<&'a Piece>,
+}
+
 /// Looks what a stored body is. `recorded` is the size of its text as the storage recorded it, if it did.
 ///
 /// - Recorded and equal to the stored size: plain, unless it can be decompressed to just as many bytes.
@@ -102,10 +111,16 @@ impl std::fmt::Debug for Decoded {
 ///
 /// # Errors
 /// See [`Error`].
-pub fn decode(stored: &FileRange, recorded: Option<u64>, plugins: Plugins, strict: bool) -> Result<Decoded, Error> {
-    let mut first = [0; magic::LONGEST];
-    let n = read_up_to(&stored.file, &mut first, stored)?;
-    let first = &first[..n];
+pub fn decode(stored: Stored<'_>, recorded: Option<u64>, plugins: Plugins, strict: bool) -> Result<Decoded, Error> {
+    let Stored { range: stored, whole } = stored;
+    let mut buffer = [0; magic::LONGEST];
+    let first = match whole {
+        Some(piece) => piece.as_ref(),
+        None => {
+            let n = read_up_to(&stored.file, &mut buffer, stored)?;
+            &buffer[..n]
+        }
+    };
     let differs = recorded.is_some_and(|size| size != stored.len);
     if is_encrypted(first) && (differs || recorded.is_none()) {
         return Err(Error::Encrypted);

@@ -12,6 +12,15 @@ const METHODS: [Method; 5] = [Method::Gz, Method::Bz2, Method::Xz, Method::Lz4, 
 const WITH: Plugins = Plugins { compression: true, encrypts: false };
 const WITHOUT: Plugins = Plugins { compression: false, encrypts: false };
 
+/// The answer, which is the same whether or not the bytes are in memory.
+fn decode(range: &FileRange, recorded: Option<u64>, plugins: Plugins, strict: bool) -> Result<Decoded, Error> {
+    let whole = range.small().expect("readable").expect("small");
+    let read = super::decode(Stored { range, whole: Some(&whole) }, recorded, plugins, strict);
+    let answer = super::decode(Stored { range, whole: None }, recorded, plugins, strict);
+    assert_eq!(format!("{read:?}"), format!("{answer:?}"));
+    answer
+}
+
 fn compress(method: Method, text: &[u8]) -> Vec<u8> {
     match method {
         Method::Gz => {

@@ -70,6 +70,8 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// What had to be skipped, and why.
     pub problems: Vec<(MailboxName, Error)>,
+    /// Symbolic links that lead out of the mail root, and where to: never followed.
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 impl List {
@@ -103,6 +105,14 @@ impl List {
     /// # Errors
     /// [`Class::NotPossible`]: there are no index files at all (`INDEX=MEMORY`).
     pub fn place(&self, name: &MailboxName, stored: &Stored, guid: Option<MailboxGuid>) -> Result<Place> {
+        self.place_to_read(name, stored, guid).map(|place| Place { modes: self.modes(stored, guid), ..place })
+    }
+
+    /// As [`Self::place`], with the default modes: for whoever makes nothing there.
+    ///
+    /// # Errors
+    /// As [`Self::place`].
+    pub fn place_to_read(&self, name: &MailboxName, stored: &Stored, guid: Option<MailboxGuid>) -> Result<Place> {
         let paths = self.paths(stored, guid);
         let (Some(index), Some(cache)) = (paths.index, paths.cache) else {
             return Err(Error::new(Class::NotPossible, "INDEX=MEMORY is not supported: there is no place for a mailbox's state"));
@@ -119,7 +129,7 @@ impl List {
             control_root: self.location.uidvalidity_root(),
             volatile: self.location.volatile.clone(),
             names_in_index: self.location.layout == Layout::Index,
-            modes: self.modes(stored, guid),
+            modes: Modes::default(),
         })
     }
 

@@ -35,7 +35,7 @@ impl LocalStore {
             self.tell_list_index(target.space);
         }
         target.entry.selectable = true;
-        self.known.insert(name.clone(), Known { space: target.space, entry: target.entry });
+        self.known.insert(name.clone(), Known { space: target.space, entry: target.entry, place: None });
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl LocalStore {
                     Decoded::Odd(name) => entry.name = name,
                     _ => return None,
                 }
-                Some(Known { space: new.space, entry })
+                Some(Known { space: new.space, entry, place: None })
             })
             .collect();
         self.known.extend(odd.into_iter().map(|k| (k.entry.name.clone(), k)));
@@ -179,7 +179,7 @@ impl LocalStore {
             }
         }
         let hash = self.hash(new.space, to)?;
-        self.known.insert(to.clone(), Known { space: new.space, entry: new.entry.clone() });
+        self.known.insert(to.clone(), Known { space: new.space, entry: new.entry.clone(), place: None });
         self.remember(new.space, Event::Rename(hash), time)
     }
 }

@@ -95,6 +95,14 @@ impl Mailbox for InGuidDirectory {
         self.inner.status()
     }
 
+    fn renew(&mut self) -> Result<()> {
+        self.inner.renew()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        self.inner.view_number()
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
@@ -141,6 +149,14 @@ impl Mailbox for InGuidDirectory {
 
     fn raise(&mut self, floors: &Floors) -> Result<()> {
         self.inner.raise(floors)
+    }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.inner.held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        self.inner.hold_back(ranges)
     }
 
     fn keyword(&self, name: &str) -> Option<Keyword> {

@@ -13,9 +13,12 @@ mod scan;
 mod spaces;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 use crate::index::{self, list_index::ListIndex};
 use crate::mail::{
@@ -23,7 +26,8 @@ use crate::mail::{
 };
 use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
-use crate::store::list::{Entry, Layout, List, Location};
+use crate::store::list::{Entry, IndexDir, Layout, List, Location};
+use crate::store::sieve::SieveFiles;
 use crate::store::{Account, Settings};
 
 pub use spaces::Side;
@@ -43,12 +47,32 @@ pub type MakeFormat<'a> = dyn Fn(&Location, &Account) -> Result<Box<dyn Format>>
 
 /// A location with its storage.
 struct Site {
+    /// As it was configured.
+    asked: Location,
     location: Location,
     format: Box<dyn Format>,
     begun: bool,
+    /// The indexes of `INDEX=MEMORY`, gone after the run.
+    _indexes: Option<TempDir>,
 }
 
 impl Site {
+    fn new(asked: Location, account: &Account, make_format: &MakeFormat<'_>) -> Result<Self> {
+        let mut location = asked.clone();
+        let mut account = Cow::Borrowed(account);
+        let mut indexes = None;
+        // A dbox without index files is nothing; its format says so.
+        if location.index == IndexDir::Memory && !location.driver.is_dbox() {
+            let failed = |e| Error::new(Class::Temporary, format!("INDEX=MEMORY: no directory for indexes: {e}"));
+            let dir = tempfile::Builder::new().prefix("dsync-index-").tempdir().map_err(failed)?;
+            location.index = IndexDir::Dir(dir.path().to_owned());
+            account.to_mut().settings.index.lasts = false;
+            indexes = Some(dir);
+        }
+        let format = make_format(&location, &account)?;
+        Ok(Self { asked, location, format, begun: false, _indexes: indexes })
+    }
+
     /// There is a mailbox at this place. A dbox whose directory has been made, but nothing in it, is none yet: whoever was
     /// making it did not come to its end.
     fn exists(&self, place: &Place) -> bool {
@@ -72,6 +96,8 @@ pub struct LocalStore {
     list_indexes: RefCell<HashMap<usize, ListIndex>>,
     /// `mail_attribute_dict`, where it is a file.
     attributes: Option<AttributeFile>,
+    /// The user's Sieve scripts, which are attributes of INBOX.
+    sieve: Option<SieveFiles>,
     /// What the last scan found, and what was made since.
     known: HashMap<MailboxName, Known>,
 }
@@ -80,6 +106,8 @@ pub struct LocalStore {
 struct Known {
     space: usize,
     entry: Entry,
+    /// Of a mailbox that was there when the tree was read.
+    place: Option<Place>,
 }
 
 /// A mailbox or directory that a name leads to.
@@ -104,6 +132,7 @@ impl LocalStore {
             selected: Vec::new(),
             list_indexes: RefCell::default(),
             attributes: None,
+            sieve: SieveFiles::of(&account.settings, &account.owner),
             known: HashMap::new(),
         };
         store.add_spaces(account, make_format)?;
@@ -137,7 +166,7 @@ impl LocalStore {
             return Ok(false);
         }
         let site = self.spaces[target.space].site()?;
-        let place = self.place(target)?;
+        let place = self.list(target.space)?.place_to_read(&target.entry.name, &target.entry.stored, target.entry.guid)?;
         // In a flat layout every directory is a mailbox, except the root.
         let by_directory = list.location.layout.is_flat() && !target.entry.stored.inbox && place.mailbox.is_dir();
         Ok(by_directory || self.sites[site].exists(&place))
@@ -171,12 +200,18 @@ impl Store for LocalStore {
     fn open(&mut self, name: &MailboxName) -> Result<Box<dyn Mailbox>> {
         let target = self.target(name)?;
         self.begin(target.space)?;
-        if !self.exists(&target)? {
-            return Err(Self::missing(name));
+        let known = self.known.get(name).and_then(|known| known.place.clone());
+        let place = match known {
+            Some(place) => place,
+            None if self.exists(&target)? => self.place(&target)?,
+            None => return Err(Self::missing(name)),
+        };
+        match self.format(target.space)?.open(&place) {
+            Ok(mailbox) => self.with_guid_directory(mailbox, &target),
+            // Gone since the tree was read.
+            Err(_) if !self.exists(&target)? => Err(Self::missing(name)),
+            Err(e) => Err(e),
         }
-        let place = self.place(&target)?;
-        let mailbox = self.format(target.space)?.open(&place)?;
-        self.with_guid_directory(mailbox, &target)
     }
 
     fn create(&mut self, name: &MailboxName, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {
@@ -216,8 +251,8 @@ impl Store for LocalStore {
         Ok(())
     }
 
-    fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
-        self.get_attributes(guid)
+    fn attributes(&mut self, name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        self.get_attributes(name, guid)
     }
 
     fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {

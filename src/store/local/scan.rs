@@ -9,6 +9,7 @@ use crate::index;
 use crate::mail::{
     Class, Error, Existence, Identity, Mailbox, MailboxGuid, MailboxName, Node, Result, Selection, Timestamp, Tree,
 };
+use crate::store::format::Place;
 use crate::store::list::{Decoded, Entry, Layout, Listing, Stored};
 
 /// The tree while it is read.
@@ -50,9 +51,12 @@ impl LocalStore {
         self.known.clear();
         let mut draft = Draft::default();
         for &space in &selected {
-            self.begin(space)?;
             self.mend_list_index(space);
-            self.scan_space(space, &mut draft)?;
+            let listing = match self.begin(space)? {
+                Some(listing) => listing,
+                None => self.listing(space)?,
+            };
+            self.scan_space(space, listing, &mut draft)?;
         }
         for &space in &selected {
             self.scan_subscriptions(space, &mut draft)?;
@@ -69,7 +73,8 @@ impl LocalStore {
             return self.listing_of_index(space);
         }
         let site = &self.sites[self.spaces[space].site()?];
-        let exists = |stored: &Stored| list.place(&MailboxName::inbox(), stored, None).is_ok_and(|place| site.exists(&place));
+        let exists =
+            |stored: &Stored| list.place_to_read(&MailboxName::inbox(), stored, None).is_ok_and(|place| site.exists(&place));
         match list.walk(&exists) {
             // Whether that is right was looked at before.
             Err(e) if e.class() == Class::NotFound && !list.location.root.exists() => Ok(Listing::default()),
@@ -126,8 +131,7 @@ impl LocalStore {
         }
     }
 
-    fn scan_space(&mut self, space: usize, draft: &mut Draft) -> Result<()> {
-        let listing = self.listing(space)?;
+    fn scan_space(&mut self, space: usize, listing: Listing, draft: &mut Draft) -> Result<()> {
         let list = self.list(space)?;
         let prefix = MailboxName::new(list.names.prefix.clone());
         let root_is_there = list.location.root.is_dir();
@@ -141,6 +145,9 @@ impl LocalStore {
             .collect();
         let all: Vec<usize> = (0..self.spaces.len()).collect();
         draft.problems.extend(listing.problems);
+        for (link, to) in listing.links {
+            tracing::warn!("{} is a symbolic link to {}: left out", link.display(), to.display());
+        }
         for entry in listing.entries {
             let owner = self.find_space(&entry.name, &all);
             if owner != Some(space) {
@@ -153,8 +160,8 @@ impl LocalStore {
                 continue;
             }
             let target = Target { space, entry };
-            self.scan_entry(&target, draft);
-            self.known.insert(target.entry.name.clone(), Known { space, entry: target.entry });
+            let place = self.scan_entry(&target, draft);
+            self.known.insert(target.entry.name.clone(), Known { space, entry: target.entry, place });
         }
         for (name, special_use) in special {
             if draft.has(&name) {
@@ -167,17 +174,23 @@ impl LocalStore {
         Ok(())
     }
 
-    fn scan_entry(&mut self, target: &Target, draft: &mut Draft) {
+    fn scan_entry(&mut self, target: &Target, draft: &mut Draft) -> Option<Place> {
         let name = &target.entry.name;
         if !target.entry.selectable {
             draft.node(name).existence = Existence::Exists;
-            return;
+            return None;
         }
-        match self.identity(target) {
+        let place = self.place(target);
+        let identity = match &place {
+            Ok(place) => self.format(target.space).and_then(|format| format.identity(place)),
+            Err(e) => Err(Error::new(e.class(), e.to_string())),
+        };
+        match identity {
             Ok(identity) => {
                 let node = draft.node(name);
                 node.existence = Existence::Exists;
                 node.identity = Some(identity);
+                return place.ok();
             }
             // Gone since it was listed, or being deleted or created by somebody: not there right now (index.md 4.5). A lost
             // index is not the same as that.
@@ -187,6 +200,7 @@ impl LocalStore {
                 draft.problems.push((name.clone(), e));
             }
         }
+        None
     }
 
     fn comes_or_goes(&self, target: &Target) -> bool {

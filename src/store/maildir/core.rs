@@ -9,7 +9,7 @@ use super::keywords::{KeywordsFile, Table};
 use super::name;
 use super::scan::{self, Dir, Found, Places};
 use super::uidlist::{Entry, Uidlist, UidlistFile};
-use crate::index::{self, Files, Index, State};
+use crate::index::{self, Files, Index, Parking, State};
 use crate::mail::{Class, Error, Mail, MailGuid, Result, Status, Uid};
 use crate::os::fs;
 use crate::store::Settings;
@@ -49,7 +49,12 @@ impl Core {
     ///
     /// # Errors
     /// Damage of the index, I/O.
-    pub fn open(place: &Place, settings: Arc<Settings>, next_uidvalidity: NextUidValidity) -> Result<Self> {
+    pub fn open(
+        place: &Place,
+        settings: Arc<Settings>,
+        next_uidvalidity: NextUidValidity,
+        parking: &mut Parking,
+    ) -> Result<Self> {
         let mut core = Self {
             uidlist: UidlistFile::new(&place.control, place.modes, &settings),
             keywords: KeywordsFile::new(&place.control, place.modes),
@@ -61,7 +66,7 @@ impl Core {
             settings,
             next_uidvalidity,
         };
-        core.index = match Index::open(core.index_files(), core.index_options()) {
+        core.index = match parking.open(core.index_files(), core.index_options()) {
             Ok(index) => Some(index),
             Err(e) if e.is_missing() => None,
             Err(e) => return Err(e.into()),
@@ -199,7 +204,7 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::with_file`], or it is no file.
-    pub fn open_mail(&mut self, uid: Uid) -> Result<(File, PathBuf, u64)> {
+    pub fn open_mail(&mut self, uid: Uid) -> Result<(File, PathBuf, Metadata)> {
         let (file, path, meta) = self.with_file(uid, |path| {
             let file = File::open(path)?;
             let meta = file.metadata()?;
@@ -208,7 +213,7 @@ impl Core {
         if !meta.is_file() {
             return Err(Error::new(Class::Temporary, format!("UID {uid}: {} is not a file", path.display())));
         }
-        Ok((file, path, meta.len()))
+        Ok((file, path, meta))
     }
 }
 

@@ -115,7 +115,7 @@ impl KeywordsFile {
     pub fn read(&self) -> Result<Table> {
         use std::io::Read;
         let read = || {
-            let mut bytes = Vec::new();
+            let mut bytes = Vec::with_capacity(4096);
             let read = std::fs::File::open(&self.path)?.take(SIZE_LIMIT + 1).read_to_end(&mut bytes)?;
             if read as u64 > SIZE_LIMIT {
                 return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "too large for a list of 26 keywords"));

@@ -1,5 +1,6 @@
 //! A Maildir as [`Mailbox`].
 
+use std::fs::Metadata;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,14 +10,15 @@ use sha1::{Digest, Sha1};
 use super::commit::{NamesTaken, Source, Staged};
 use super::core::Core;
 use super::name;
-use super::stage::{Rules, Stage, Text};
-use crate::index::{Index, Position, Scan};
+use super::stage::{self, Rules, Stage, Text};
+use super::uidlist::Stamp;
+use crate::index::{Position, Scan, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
     MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Timestamp, Uid, UidValidity,
 };
 use crate::os::lock::{How, LockFile};
-use crate::store::decode::{self, Decoded, Plugins};
+use crate::store::decode::{self, Decoded, Plugins, Stored};
 
 /// An opened Maildir.
 pub(super) struct MaildirMailbox {
@@ -26,10 +28,15 @@ pub(super) struct MaildirMailbox {
     pub names_taken: Option<NamesTaken>,
     /// Mails that got another link, which moves their ctime: the saved dates that they had by it.
     pub linked: Vec<(Uid, Timestamp)>,
+    // The mail whose file was opened last, as it was then.
+    opened: Option<(Uid, Metadata)>,
     // Cached saved dates of the view's mails, 0 = none; read when the first one is wanted.
     saved: Option<Vec<u32>>,
     mails: Vec<Mail>,
     status: Status,
+    views: u64,
+    // What the view is a view of.
+    taken: Option<(Version, Option<Stamp>)>,
     // Up to where the log is in the view.
     end: Position,
     plugins: Plugins,
@@ -50,6 +57,7 @@ impl MaildirMailbox {
             names_taken: None,
             linked: Vec::new(),
             saved: None,
+            opened: None,
             mails: Vec::new(),
             status: Status {
                 identity: empty,
@@ -58,6 +66,8 @@ impl MaildirMailbox {
                 highest_modseq: ModSeq(0),
                 highest_private_modseq: ModSeq(0),
             },
+            views: 0,
+            taken: None,
             end: Position::default(),
             plugins: Plugins::of(&core.settings),
             lock: None,
@@ -69,16 +79,27 @@ impl MaildirMailbox {
 
     fn take_view(&mut self) -> Result<()> {
         self.saved = None;
+        self.opened = None;
         if let Some(frozen) = &mut self.core.frozen {
             self.mails = std::mem::take(&mut frozen.mails);
+            self.views += 1;
+            self.taken = None;
             self.status = frozen.status;
             self.end = self.core.index.as_ref().map_or_else(Position::default, |i| i.state().position());
             return Ok(());
         }
         let gone = || Error::new(Class::Temporary, format!("{} vanished", self.core.uidlist.path().display()));
         let (header, next) = self.core.uidlist.header()?.ok_or_else(gone)?;
-        let state = self.core.index.as_ref().map(Index::state).ok_or_else(gone)?;
-        self.mails = state.mails();
+        let index = self.core.index.as_ref().ok_or_else(gone)?;
+        let state = index.state();
+        let now = (index.version(), self.core.uidlist.known_stamp());
+        if self.taken.is_none_or(|taken| taken.0 != now.0) {
+            self.mails = state.mails();
+        }
+        let before = self.taken.replace(now);
+        if now.1.is_none() || before != Some(now) {
+            self.views += 1;
+        }
         self.status = state.status(Identity {
             guid: header.guid.ok_or_else(gone)?,
             uidvalidity: header.uidvalidity,
@@ -117,9 +138,9 @@ impl MaildirMailbox {
             return Ok(None);
         }
         let base = self.core.entry(from)?.base.to_vec();
-        let (file, path, size) = self.core.open_mail(from)?;
-        let meta = file.metadata().map_err(|e| Error::io(crate::os::fs::Error::new("stat", &path, e)))?;
-        let same_date = mail.received.0 == 0 || i64::from(mail.received.0) == meta.mtime();
+        let (_, path, meta) = self.core.open_mail(from)?;
+        let size = meta.len();
+        let same_date = mail.received == stage::seconds(meta.mtime());
         // What the name says counts only as far as it is true; what it does not say has to be counted.
         let with_crlf = name::size(&base, b'W').filter(|w| *w >= size);
         let plain = name::size(&base, b'S').is_none_or(|s| s == size);
@@ -129,7 +150,7 @@ impl MaildirMailbox {
         // EXDEV, EMLINK, EACCES, EPERM: an ordinary copy does it as well.
         let Ok(text) = self.stage.link(&path, size, with_crlf) else { return Ok(None) };
         if self.cached_save_date(from)?.is_none() {
-            self.linked.push((from, Timestamp(u32::try_from(meta.ctime().max(0)).unwrap_or(u32::MAX))));
+            self.linked.push((from, stage::seconds(meta.ctime())));
         }
         Ok(Some(text))
     }
@@ -167,6 +188,22 @@ impl Mailbox for MaildirMailbox {
         self.take_view()
     }
 
+    /// The directories are not looked at: their times have changed by what we did, so that the next run, or Dovecot, does.
+    fn renew(&mut self) -> Result<()> {
+        let written = self.core.frozen.is_none() && self.core.index.is_some() && self.core.uidlist.refresh()?;
+        if !written {
+            return self.refresh();
+        }
+        if let Some(index) = &mut self.core.index {
+            index.refresh()?;
+        }
+        self.take_view()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        Some(self.views)
+    }
+
     fn status(&self) -> Status {
         self.status
     }
@@ -189,17 +226,20 @@ impl Mailbox for MaildirMailbox {
 
     fn facts(&mut self, uid: Uid) -> Result<Facts> {
         use std::os::unix::fs::MetadataExt;
-        let meta = self.core.stat(uid)?;
+        // The answer to the question before this one, if that was for the text.
+        let meta = match self.opened.take() {
+            Some((opened, meta)) if opened == uid => meta,
+            _ => self.core.stat(uid)?,
+        };
         if !meta.is_file() {
             return Err(Error::new(Class::Temporary, format!("UID {uid}: its file is a directory")));
         }
-        let seconds = |t: i64| Timestamp(u32::try_from(t.max(0)).unwrap_or(u32::MAX));
-        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| seconds(meta.ctime()));
+        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| stage::seconds(meta.ctime()));
         let entry = self.core.entry(uid)?;
         let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
         let uidl = entry.get(b'P').map(|uidl| if uidl.is_empty() { entry.base } else { uidl });
         Ok(Facts {
-            received: seconds(meta.mtime()),
+            received: stage::seconds(meta.mtime()),
             saved,
             pop3_uidl: uidl.map(|u| String::from_utf8_lossy(u).into_owned()),
             pop3_order: entry.get(b'O').and_then(name::number).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
@@ -210,22 +250,27 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn body(&mut self, uid: Uid) -> Result<Body> {
-        let (file, path, len) = self.core.open_mail(uid)?;
+        let (file, path, meta) = self.core.open_mail(uid)?;
+        let len = meta.len();
+        self.opened = Some((uid, meta));
         let broken_names = self.core.settings.maildir_broken_filename_sizes;
         let entry = self.core.entry(uid)?;
         let named = name::size(entry.base, b'S').filter(|_| !broken_names);
         let recorded = named.or_else(|| entry.get(b'S').and_then(name::number));
         let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
         let range = FileRange { file: Arc::new(file), offset: 0, len };
-        let place = format!("UID {uid}: {}", path.display());
-        let decoded = decode::decode(&range, recorded, self.plugins, false).map_err(|e| Error::new(e.class(), e).at(&place))?;
+        let place = || format!("UID {uid}: {}", path.display());
+        let whole = range.small().map_err(|e| Error::io(crate::os::fs::Error::new("read", &path, e)).at(format!("UID {uid}")))?;
+        let stored = Stored { range: &range, whole: whole.as_ref() };
+        let decoded = decode::decode(stored, recorded, self.plugins, false).map_err(|e| Error::new(e.class(), e).at(place()))?;
         match decoded {
-            Decoded::Text(reader) => Ok(Body { reader, size: recorded, virtual_size: with_crlf, range: None }),
+            Decoded::Text(reader) => Ok(Body::from_reader(reader, recorded, with_crlf)),
             Decoded::Plain => {
                 if let Some(recorded) = recorded.filter(|r| *r != len) {
-                    tracing::warn!("{place}: the size in the name ({recorded}) is wrong, the file has {len} bytes");
+                    tracing::warn!("{}: the size in the name ({recorded}) is wrong, the file has {len} bytes", place());
                 }
-                Ok(Body::from_range(range, with_crlf.filter(|w| *w >= len)))
+                let with_crlf = with_crlf.filter(|w| *w >= len);
+                Ok(whole.map_or_else(|| Body::from_range(range, with_crlf), |piece| Body::from_piece(piece, with_crlf)))
             }
         }
     }
@@ -289,6 +334,10 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        if !ranges.is_empty() && !self.core.settings.index.lasts {
+            let text = "mails that are held back have to be remembered, and with INDEX=MEMORY there is no place for that";
+            return Err(Error::new(Class::NotPossible, text));
+        }
         self.core.hold_back(ranges)
     }
 }

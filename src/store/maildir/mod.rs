@@ -36,6 +36,7 @@ mod uidlist;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::index::Parking;
 use crate::mail::{Class, Error, Identity, Mailbox, MailboxGuid, Result, UidValidity};
 use crate::os::fs::Modes;
 use crate::store::Settings;
@@ -51,21 +52,30 @@ pub type NextUidValidity = Arc<dyn Fn(&Path, &Modes) -> Result<UidValidity> + Se
 pub struct Maildir {
     settings: Arc<Settings>,
     next_uidvalidity: NextUidValidity,
+    /// Indexes of mailboxes that were looked at and will be opened.
+    parking: Parking,
+    /// The layout is flat, and every directory a mailbox.
+    flat: bool,
 }
 
 impl Maildir {
-    /// With these settings. The counter is asked only for a mailbox that never had a UIDVALIDITY.
+    /// With these settings, in a layout that is flat (Maildir++, imapdir) or not. The counter is asked only for a mailbox that
+    /// never had a UIDVALIDITY.
     #[must_use]
-    pub fn new(settings: Settings, next_uidvalidity: NextUidValidity) -> Self {
-        Self { settings: Arc::new(settings), next_uidvalidity }
+    pub fn new(settings: Settings, flat: bool, next_uidvalidity: NextUidValidity) -> Self {
+        Self { settings: Arc::new(settings), next_uidvalidity, parking: Parking::default(), flat }
     }
 
-    fn core(&self, place: &Place) -> Result<Core> {
+    fn core(&mut self, place: &Place) -> Result<Core> {
         if !self.exists(place) {
             let text = format!("{}: there is no Maildir", place.mailbox.display());
             return Err(Error::new(Class::NotFound, text));
         }
-        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity))
+        self.open_core(place)
+    }
+
+    fn open_core(&mut self, place: &Place) -> Result<Core> {
+        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity), &mut self.parking)
     }
 }
 
@@ -80,24 +90,29 @@ impl Format for Maildir {
         "maildir"
     }
 
-    /// A Maildir++ folder is a mailbox as soon as its directory is there (9.1). The root is one if it has any of the three
-    /// directories: an empty one may be the place of a file system that is not mounted. Anything else needs `cur/`.
+    /// A folder of a flat layout is a mailbox as soon as its directory is there (9.1). The root is one if it has any of the three
+    /// directories: an empty one may be the place of a file system that is not mounted. Anything else needs `cur/`, whatever
+    /// its name begins with.
     fn exists(&self, place: &Place) -> bool {
         let is_dir = |name: &str| place.mailbox.join(name).is_dir();
-        let folder = place.mailbox.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if folder && !place.inbox {
-            place.mailbox.is_dir()
-        } else if place.inbox {
+        if place.inbox {
             ["cur", "new", "tmp"].into_iter().any(is_dir)
+        } else if self.flat {
+            place.mailbox.is_dir()
         } else {
             is_dir("cur")
         }
     }
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
-        let core = self.core(place)?;
+        let mut core = self.core(place)?;
         match core.quick_identity()? {
-            Some(identity) => Ok(identity),
+            Some(identity) => {
+                if let Some(index) = core.index.take() {
+                    self.parking.put(index);
+                }
+                Ok(identity)
+            }
             None => Ok(MaildirMailbox::open(core)?.status().identity),
         }
     }
@@ -107,7 +122,7 @@ impl Format for Maildir {
     }
 
     fn create(&mut self, place: &Place, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {
-        Core::open(place, Arc::clone(&self.settings), Arc::clone(&self.next_uidvalidity))?.create(guid, uidvalidity)
+        self.open_core(place)?.create(guid, uidvalidity)
     }
 
     fn empty(&mut self, place: &Place) -> Result<()> {

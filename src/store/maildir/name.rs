@@ -3,6 +3,7 @@
 //! BASE ends before the first colon and never changes while the mail lives; INFO starts at the last one.
 
 use std::fmt;
+use std::sync::{Mutex, OnceLock};
 
 use crate::mail::Flags;
 
@@ -160,7 +161,6 @@ pub(super) fn fits_as_base(guid: &[u8]) -> bool {
 ///
 /// Within this process no two are alike: time goes on by at least a microsecond from one to the next.
 pub(super) fn generate() -> TmpName {
-    use std::sync::Mutex;
     static LAST: Mutex<u64> = Mutex::new(0);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
@@ -187,10 +187,13 @@ impl fmt::Display for TmpName {
     }
 }
 
-fn host() -> String {
-    let name = std::env::var_os("DOVECOT_HOSTNAME").unwrap_or_else(|| nix::unistd::gethostname().unwrap_or_default());
-    // Dovecot refuses such host names; any other character serves, the name only has to be unique.
-    name.to_string_lossy().chars().map(|c| if c == '/' || c == ':' || c <= ' ' { '_' } else { c }).collect()
+fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let name = std::env::var_os("DOVECOT_HOSTNAME").unwrap_or_else(|| nix::unistd::gethostname().unwrap_or_default());
+        // Dovecot refuses such host names; any other character serves, the name only has to be unique.
+        name.to_string_lossy().chars().map(|c| if c == '/' || c == ':' || c <= ' ' { '_' } else { c }).collect()
+    })
 }
 
 #[cfg(test)]

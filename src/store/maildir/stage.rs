@@ -110,9 +110,7 @@ impl Stage {
         let (mut text, mut file) = self.create()?;
         let sizes = self.copy(body, &mut file, &text.path)?;
         (text.physical, text.with_crlf) = (sizes.physical, Some(sizes.with_crlf));
-        if received.0 > 0 {
-            fs::set_mtime(&file, &text.path, time_of(received)).map_err(Error::io)?;
-        }
+        fs::set_mtime(&file, &text.path, time_of(received)).map_err(Error::io)?;
         if self.rules.fsync != Fsync::Never {
             if self.unsynced >= GROUP {
                 self.sync(others)?;
@@ -146,6 +144,16 @@ impl Stage {
     }
 
     fn copy(&self, body: Body, file: &mut File, path: &Path) -> Result<Sizes, SaveError> {
+        if let Some(piece) = &body.whole
+            && body.size == Some(piece.as_ref().len() as u64)
+            && !self.looks_compressed(piece.as_ref())
+            && Folder::new(self.rules.line_end).leaves(piece.as_ref())
+        {
+            fs::write_all(file, path, piece.as_ref()).map_err(Error::io)?;
+            let mut counter = Counter::default();
+            counter.feed(piece.as_ref());
+            return Ok(counter.sizes());
+        }
         if let Some(range) = body.range.as_ref().filter(|r| r.len > CHUNK as u64)
             && let Some(sizes) = self.as_it_is(range)?
         {
@@ -226,6 +234,11 @@ impl Stage {
 
 fn memory(path: &Path, e: io::Error) -> Error {
     Error::io(fs::Error::new("compress", path, e))
+}
+
+/// A time of a file, or the nearest that can be told.
+pub(super) fn seconds(time: i64) -> Timestamp {
+    Timestamp(u32::try_from(time.max(0)).unwrap_or(u32::MAX))
 }
 
 /// The time of a received date.

@@ -68,10 +68,11 @@ impl Core {
         if waiting || !state.keeps_modseqs() {
             return Ok(Verdict::Changed);
         }
-        let Some(stamp) = self.uidlist.stamp()? else { return Ok(Verdict::Changed) };
-        if self.uidlist.known_stamp() != Some(stamp) {
-            self.uidlist.forget();
+        // The GUIDs are in it: whoever opens a Maildir needs all of it.
+        if !self.uidlist.refresh()? {
+            return Ok(Verdict::Changed);
         }
+        let Some(stamp) = self.uidlist.known_stamp() else { return Ok(Verdict::Changed) };
         let Some((header, _)) = self.uidlist.header()?.filter(|(h, _)| h.guid.is_some()) else { return Ok(Verdict::Changed) };
         if Some(header.uidvalidity) != state.uid_validity() {
             return Ok(Verdict::Changed);

@@ -133,7 +133,9 @@ pub(super) fn identity(shared: &Shared, place: &Place, all: &[Place]) -> Result<
         }
         Ok(index) if there => {
             check_header(index.state(), storage.map.uid_validity()).map_err(|e| bad_index(place, e))?;
-            view::identity(index.state()).map_err(|e| bad_index(place, e))
+            let identity = view::identity(index.state()).map_err(|e| bad_index(place, e))?;
+            storage.parking.put(index);
+            Ok(identity)
         }
         Ok(_) => Err(bad_index(place, format!("{} is not there", storage.map.path().display()))),
         Err(e) if e.is_missing() => {

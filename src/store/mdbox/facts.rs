@@ -69,7 +69,9 @@ pub(super) enum Unreadable {
 /// [`Known`] of each mail of a view, by its position.
 #[derive(Debug, Default)]
 pub(super) struct FactTable {
+    /// Empty as long as nothing is known.
     slots: Vec<Option<Known>>,
+    len: usize,
     /// The position behind what was read last, and how much that was: asked for that one next, more is read at once.
     next: usize,
     ahead: usize,
@@ -78,13 +80,27 @@ pub(super) struct FactTable {
 impl FactTable {
     /// For a new view. `kept` tells for each position of the new view where the same mail was in the old one.
     pub fn renew(&mut self, len: usize, kept: impl Iterator<Item = Option<usize>>) {
+        self.len = len;
         let mut old = std::mem::take(&mut self.slots);
+        if old.is_empty() {
+            return;
+        }
         self.slots = kept.map(|at| at.and_then(|at| old.get_mut(at)?.take())).collect();
         self.slots.resize(len, None);
     }
 
     pub fn get(&self, at: usize) -> Option<&Known> {
         self.slots.get(at)?.as_ref()
+    }
+
+    /// Notes what was read of a mail for another reason.
+    pub fn learn(&mut self, at: usize, message: &Message, guid128: Guid128) {
+        self.slots.resize(self.len, None);
+        if let Some(slot) = self.slots.get_mut(at)
+            && slot.is_none()
+        {
+            *slot = Known::of(message, guid128).ok();
+        }
     }
 
     /// Reads the metadata of the mail at `at`, and of more and more behind it as long as the next one is asked for.
@@ -103,6 +119,7 @@ impl FactTable {
             Err(OpenError::Failed(e)) => return Err(Unreadable::Failed(e)),
         };
         let known = read_one(&file, wanted.offset, guid128)?;
+        self.slots.resize(self.len, None);
         match self.slots.get_mut(at) {
             Some(slot) => *slot = Some(known),
             None => return Err(Unreadable::Missing),

@@ -6,9 +6,9 @@ use super::edit;
 use super::facts::FactTable;
 use super::map::Locked as LockedMap;
 use super::save::Staging;
-use super::storage::{Shared, bad_index, cut_off_rest, index_files};
+use super::storage::{Shared, bad_index, cut_off_rest};
 use super::view::{self, BadIndex, View};
-use crate::index::{self, DeletedMark, Index, Request, Scan, State};
+use crate::index::{self, DeletedMark, Index, Request, Scan, State, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
     NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
@@ -24,6 +24,8 @@ pub(super) struct MdboxMailbox {
     pub(super) place: Place,
     pub(super) index: Index,
     pub(super) view: View,
+    /// What the view is a view of, and how many there were.
+    taken: (Version, u64),
     pub(super) facts: FactTable,
     pub(super) staging: Staging,
     run_lock: Option<LockFile>,
@@ -39,7 +41,7 @@ impl MdboxMailbox {
                 let text = format!("{} is not there; {}", storage.map.path().display(), super::map::CURE);
                 return Err(Error::new(Class::Temporary, text));
             }
-            let mut index = Index::open(index_files(place), storage.index_options(place))?;
+            let mut index = storage.open_index(place)?;
             cut_off_rest(&mut index)?;
             let view = view_of(&index, storage.map.uid_validity(), place)?;
             (index, view)
@@ -47,7 +49,8 @@ impl MdboxMailbox {
         let (storage, place) = (storage.clone(), place.clone());
         let mut facts = FactTable::default();
         facts.renew(view.mails.len(), std::iter::empty());
-        let mut opened = Self { storage, place, index, view, facts, staging: Staging::default(), run_lock: None };
+        let taken = (index.version(), 1);
+        let mut opened = Self { storage, place, index, view, taken, facts, staging: Staging::default(), run_lock: None };
         if opened.has_requests() {
             edit::carry_out_requests(&mut opened)?;
             opened.renew_view()?;
@@ -66,6 +69,10 @@ impl MdboxMailbox {
     /// A view of the index as it is now. Metadata that was read stays known.
     pub fn renew_view(&mut self) -> Result<()> {
         let map = self.storage.get().map.uid_validity();
+        if self.index.version() == self.taken.0 {
+            // Only the map can be another one.
+            return check_header(self.index.state(), map).map_err(|e| bad_index(&self.place, e));
+        }
         let new = view_of(&self.index, map, &self.place)?;
         let same = new.status.identity.uidvalidity == self.view.status.identity.uidvalidity
             && new.status.identity.guid == self.view.status.identity.guid;
@@ -76,6 +83,7 @@ impl MdboxMailbox {
         let kept: Vec<_> = kept.collect();
         self.facts.renew(new.mails.len(), kept.into_iter());
         self.view = new;
+        self.taken = (self.index.version(), self.taken.1 + 1);
         Ok(())
     }
 
@@ -183,6 +191,10 @@ impl Mailbox for MdboxMailbox {
             edit::carry_out_requests(self)?;
         }
         self.renew_view()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        Some(self.taken.1)
     }
 
     fn status(&self) -> Status {

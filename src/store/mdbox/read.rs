@@ -76,7 +76,11 @@ impl MdboxMailbox {
             return Err(self.lost(uid, record));
         };
         let bad = |e: crate::store::dbox::Error| Error::from(e).at(format_args!("UID {uid}"));
-        let message = file.message(u64::from(listed.place.offset)).map_err(bad)?;
+        let offset = u64::from(listed.place.offset);
+        let file = file.around(offset, u64::from(listed.place.size)).map_err(bad)?;
+        let message = file.message(offset).map_err(bad)?;
+        // Whoever wants the text wants to know the rest as well. What is wrong with it shows when it is asked for.
+        self.facts.learn(at, &message, self.view.references[at].guid);
         held.rules.text(&file, &message, None).map_err(bad)
     }
 

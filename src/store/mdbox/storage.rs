@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::files::{Files, Location, OpenError};
 use super::map::Map;
 use super::plan::Listed;
-use crate::index::{self, Index, Options};
+use crate::index::{self, Index, Options, Parking};
 use crate::mail::{Error, Guid128, Result};
 use crate::os::fs::{self, Modes};
 use crate::store::Settings;
@@ -26,6 +26,8 @@ pub(super) struct Storage {
     pub modes: Modes,
     pub files: Files,
     pub map: Map,
+    /// Indexes of mailboxes that were looked at and will be opened.
+    pub parking: Parking,
     /// Map uids of mails saved by this run: the next mail with the same GUID is perhaps the same mail.
     saved: HashMap<Guid128, u32>,
 }
@@ -52,6 +54,7 @@ impl Storage {
             rules: TextRules::of(&settings),
             files: Files::new(&location),
             map: Map::new(&location, &settings.index, modes),
+            parking: Parking::default(),
             saved: HashMap::new(),
             location,
             settings,
@@ -81,6 +84,12 @@ impl Storage {
     /// The options with which a mailbox's index is opened.
     pub fn index_options(&self, place: &Place) -> Options {
         index_options(&self.settings, place)
+    }
+
+    /// Opens a mailbox's index.
+    pub fn open_index(&mut self, place: &Place) -> std::result::Result<Index, index::Error> {
+        let options = self.index_options(place);
+        self.parking.open(index_files(place), options)
     }
 
     /// Where a mail is, after another look at the map if need be. `None`: the map does not have it.
@@ -146,9 +155,7 @@ pub(super) fn bad_index(place: &Place, e: impl std::fmt::Display) -> Error {
 /// The rest of an interrupted write at the end of a log goes: the next Dovecot that locks the log would give the whole of
 /// it up because of that (index.md 6.3). Whoever is just writing is waited for.
 pub(super) fn cut_off_rest(index: &mut Index) -> Result<()> {
-    let path = index.files().log();
-    let len = std::fs::metadata(&path).map_err(|e| fs::Error::new("stat", &path, e))?.len();
-    if len > u64::from(index.state().position().offset) {
+    if index.has_rest() {
         match index.lock() {
             Ok(locked) => drop(locked),
             // Then it is not for us to mend.

@@ -1,7 +1,9 @@
 //! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
 
 use super::record::{GUID, MDBOX, MailRecord};
-use crate::index::{Position, State};
+use std::cell::Cell;
+
+use crate::index::{ExtId, Position, State};
 use crate::mail::{Guid128, Identity, Mail, Status, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
@@ -56,9 +58,25 @@ pub(super) struct Reference {
 
 /// The reference of a row.
 pub(super) fn reference(state: &State, row: usize) -> Reference {
-    let record = state.ext(MDBOX).and_then(|ext| MailRecord::parse(state.ext_record(ext, row)));
-    let guid = state.ext(GUID).and_then(|ext| state.ext_record(ext, row).first_chunk::<16>().copied());
-    Reference { record, guid: Guid128(guid.unwrap_or_default()) }
+    Columns::of(state).reference(state, row)
+}
+
+/// Where references are in an index.
+struct Columns {
+    records: Option<ExtId>,
+    guids: Option<ExtId>,
+}
+
+impl Columns {
+    fn of(state: &State) -> Self {
+        Self { records: state.ext(MDBOX), guids: state.ext(GUID) }
+    }
+
+    fn reference(&self, state: &State, row: usize) -> Reference {
+        let record = self.records.and_then(|ext| MailRecord::parse(state.ext_record(ext, row)));
+        let guid = self.guids.and_then(|ext| state.ext_record(ext, row).first_chunk::<16>().copied());
+        Reference { record, guid: Guid128(guid.unwrap_or_default()) }
+    }
 }
 
 /// A view: it stays as it is while others change the mailbox.
@@ -71,6 +89,8 @@ pub(super) struct View {
     pub pop3: Pop3,
     /// Up to where the log is in it.
     pub end: Position,
+    /// Whoever asks for mails one after the other asks for this one next.
+    next: Cell<usize>,
 }
 
 impl View {
@@ -78,13 +98,20 @@ impl View {
     pub fn of(state: &State) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let references = (0..state.len()).map(|row| reference(state, row)).collect();
+        let columns = Columns::of(state);
+        let references = (0..state.len()).map(|row| columns.reference(state, row)).collect();
         let (mails, status) = (state.mails(), state.status(identity));
-        Ok(Self { mails, references, status, pop3: pop3(state, &header), end: state.position() })
+        Ok(Self { mails, references, status, pop3: pop3(state, &header), end: state.position(), next: Cell::new(0) })
     }
 
     /// The position of a mail.
     pub fn position(&self, uid: Uid) -> Option<usize> {
-        self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
+        let next = self.next.get();
+        let at = match self.mails.get(next) {
+            Some(mail) if mail.uid == uid => next,
+            _ => self.mails.binary_search_by_key(&uid, |m| m.uid).ok()?,
+        };
+        self.next.set(at + 1);
+        Some(at)
     }
 }

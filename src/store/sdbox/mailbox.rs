@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::files::{Files, OpenError, Opened};
 use super::stage::{Source, Stage};
 use super::view::{self, View};
-use crate::index::{Index, Locked, Request, Scan, State};
+use crate::index::{Index, Locked, Request, Scan, State, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
     Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
@@ -23,6 +23,8 @@ pub(super) struct SdboxMailbox {
     pub rules: TextRules,
     pub index: Index,
     pub view: View,
+    /// What the view is a view of, and how many there were.
+    taken: (Version, u64),
     pub stage: Stage,
     /// Keeps other dsync runs away.
     run_lock: Option<LockFile>,
@@ -38,6 +40,7 @@ impl SdboxMailbox {
             rules,
             place,
             settings,
+            taken: (index.version(), 1),
             index,
             view,
             run_lock: None,
@@ -46,6 +49,10 @@ impl SdboxMailbox {
 
     /// Takes a new view of what the index has now.
     pub fn renew_view(&mut self) -> Result<()> {
+        if self.index.version() == self.taken.0 {
+            return Ok(());
+        }
+        self.taken = (self.index.version(), self.taken.1 + 1);
         let empty = View::empty_of(&self.view);
         let old = std::mem::replace(&mut self.view, empty);
         self.view = View::of(self.index.state(), Some(old)).map_err(|e| super::bad_index(&self.place, e))?;
@@ -183,6 +190,10 @@ impl Mailbox for SdboxMailbox {
         self.index.refresh()?;
         self.carry_out_requests()?;
         self.renew_view()
+    }
+
+    fn view_number(&self) -> Option<u64> {
+        Some(self.taken.1)
     }
 
     fn status(&self) -> Status {

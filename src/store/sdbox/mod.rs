@@ -14,7 +14,7 @@ mod rebuild;
 mod stage;
 mod view;
 
-use crate::index::{self, Index};
+use crate::index::{self, Index, Parking};
 use crate::mail::{self, Identity, Mailbox, MailboxGuid, Result, UidValidity};
 use crate::store::Settings;
 use crate::store::format::{Format, Place};
@@ -25,17 +25,19 @@ use mailbox::SdboxMailbox;
 #[derive(Debug)]
 pub struct Sdbox {
     settings: Settings,
+    /// Indexes of mailboxes that were looked at and will be opened.
+    parking: Parking,
 }
 
 impl Sdbox {
     /// With these settings.
     #[must_use]
-    pub const fn new(settings: Settings) -> Self {
-        Self { settings }
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, parking: Parking::default() }
     }
 
-    fn index(&self, place: &Place) -> Result<Index> {
-        match Index::open(index_files(place), index_options(&self.settings, place)) {
+    fn index(&mut self, place: &Place) -> Result<Index> {
+        match self.parking.open(index_files(place), index_options(&self.settings, place)) {
             // Dovecot would make an empty mailbox of it; its mails would seem to be gone (dbox.md 6.3, 6.4).
             Err(e) if e.is_missing() && place.mailbox.is_dir() => {
                 let text = format!("{e}, but the mailbox is there; it needs `doveadm force-resync`");
@@ -77,12 +79,15 @@ impl Format for Sdbox {
             let text = format!("{}: the mailbox is being created", place.mailbox.display());
             return Err(mail::Error::new(mail::Class::NotFound, text));
         }
-        view::identity(index.state()).map_err(|e| bad_index(place, e))
+        let identity = view::identity(index.state()).map_err(|e| bad_index(place, e))?;
+        self.parking.put(index);
+        Ok(identity)
     }
 
     fn open(&mut self, place: &Place) -> Result<Box<dyn Mailbox>> {
         rebuild::clean_up(self, place);
-        let mailbox = SdboxMailbox::open(place.clone(), self.settings.clone(), self.index(place)?)?;
+        let index = self.index(place)?;
+        let mailbox = SdboxMailbox::open(place.clone(), self.settings.clone(), index)?;
         Ok(Box::new(mailbox))
     }
 

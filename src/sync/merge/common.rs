@@ -19,6 +19,18 @@ pub struct Common {
     pub new_slave: Vec<usize>,
 }
 
+impl Common {
+    /// GUIDs that both sides have among their mails that are not common: such a mail needs no copying, whatever its UIDs.
+    #[must_use]
+    pub fn in_both(&self, master: &Facts, slave: &Facts) -> HashSet<Guid128> {
+        let guids = |facts: &Facts, new: &[usize]| new.iter().filter_map(|&i| facts.items[i].guid).collect::<HashSet<_>>();
+        let theirs = guids(slave, &self.new_slave);
+        let mut both = guids(master, &self.new_master);
+        both.retain(|g| theirs.contains(g));
+        both
+    }
+}
+
 /// What one side knows about a UID.
 enum Known {
     Here(usize),

@@ -13,15 +13,18 @@ mod renumbered;
 mod twoway;
 
 pub use assign::NewGuids;
+pub(super) use assign::{Assigned, NewMails, assign};
 pub use backup::{backup, once_held_back};
 pub use common::{Common, find_common};
 pub use oneway::one_way;
 pub use twoway::two_way;
+pub(super) use twoway::{both, one, stays};
 
 use crate::mail::{Flags, Guid128, Keywords, ModSeq, Renumbered, Status, Uid, UidValidity};
+use serde::{Deserialize, Serialize};
 
 /// What one side knows of a mailbox.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Facts {
     /// Its counters.
     pub status: Status,
@@ -41,7 +44,7 @@ pub struct Facts {
 }
 
 /// A mail that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Its UID.
     pub uid: Uid,
@@ -61,7 +64,7 @@ pub struct Item {
 }
 
 /// Flag changes that a log explains.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlagLog {
     /// Added flags.
     pub added: Flags,
@@ -74,7 +77,7 @@ pub struct FlagLog {
 }
 
 /// A UID that was expunged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expunged {
     /// Which UID.
     pub uid: Uid,

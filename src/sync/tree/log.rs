@@ -23,6 +23,8 @@ pub(super) type Paths = HashSet<Vec<String>>;
 pub(super) struct Removal {
     pub what: Removed,
     pub time: u64,
+    /// A directory of a layout that has none: it writes this with every mailbox that it deletes. Only a Dovecot heeds that.
+    pub by_the_way: bool,
 }
 
 /// What was removed; names are canonical levels.
@@ -40,7 +42,7 @@ pub(super) enum Removed {
 pub(super) fn apply(trees: &mut [Arena; 2], local: &[Removal], remote: &[Removal], as_dovecot: bool) -> Paths {
     let mut directories = Paths::new();
     for (by, removals) in [(R, remote), (L, local)] {
-        for removal in removals {
+        for removal in removals.iter().filter(|r| as_dovecot || !r.by_the_way) {
             if apply_one(trees, by, removal, as_dovecot).is_some()
                 && let Removed::Directory(path) = &removal.what
             {
@@ -61,15 +63,14 @@ pub(super) fn resolve(deletions: &[Deletion], by: &Facts<'_>, seen_by: &Facts<'_
     let resolved = deletions.iter().filter_map(|deletion| {
         let what = match deletion.key {
             DeletionKey::Mailbox(guid) => Removed::Mailbox(guid),
-            // A layout without directories writes this with every mailbox that it deletes.
-            DeletionKey::Directory(_) if by.rules.no_directories => return None,
             DeletionKey::Directory(hash) => {
                 let id = hashes.names.get(&hash).or_else(|| hashes.storage_names.get(&hash))?;
                 Removed::Directory(seen_by.tree.path(*id))
             }
             DeletionKey::Subscription(hash) => Removed::Subscription(seen_by.tree.path(*hashes.names.get(&hash)?)),
         };
-        Some(Removal { what, time: deletion.time.0.into() })
+        let by_the_way = by.rules.no_directories && matches!(what, Removed::Directory(_));
+        Some(Removal { what, time: deletion.time.0.into(), by_the_way })
     });
     resolved.collect()
 }

@@ -49,6 +49,7 @@ mod scenarios;
 mod vectors;
 
 pub use execute::{Outcome, execute};
+pub use select::{Part, takes_part};
 pub use types::{Note, NoteKind, Paired, Peer, Plan, Side, TreeAction, TreeError, TreeOptions};
 
 use std::collections::HashSet;
@@ -56,7 +57,7 @@ use std::collections::HashSet;
 use crate::mail::Tree;
 use crate::sync::{Mode, Only};
 
-use arena::{Arena, Hold, ROOT, State};
+use arena::{Arena, Hold, ROOT};
 use names::Facts;
 use steps::Done;
 use target::{Input, Target};
@@ -102,16 +103,7 @@ fn plan_patiently(local: &Tree, remote: &Tree, options: &TreeOptions, patience: 
         notes.extend(spared(&mut target, &facts, usize::from(role == Role::BackupSource), incomplete));
     }
     if let Mode::OneWay(_) = options.mode {
-        // Directories with something below them, too: Dovecot makes them one by one at the destination.
-        let source = &facts[usize::from(!role.is_source())].tree;
-        for n in source.subtree(ROOT).into_iter().filter(|&n| n != ROOT) {
-            if source.node(n).state == State::Exists
-                && source.mailbox(n).is_none()
-                && let Some(want) = target.names.get_mut(&source.path(n))
-            {
-                want.explicit = true;
-            }
-        }
+        target::add_one_way_directories(&mut target, &input, usize::from(role.is_source()));
     }
     let sides = [(0, role), (1, role.opposite())]
         .map(|(s, role)| if role.is_source() { steps::unchanged(&facts[s]) } else { steps::steps(&input, s, role, &target) });

@@ -9,7 +9,7 @@ use crate::mail::MailboxGuid;
 use super::arena::{Arena, Hold, Id, Mailbox, ROOT, State};
 use super::disk::Disk;
 use super::log::{self, Paths, Removal};
-use super::merge::{Keep, L, Merge, R, Stuck};
+use super::merge::{Change, Keep, L, Merge, R, Stuck};
 use super::names::Facts;
 use super::types::{Role, TreeError};
 
@@ -108,6 +108,34 @@ fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Pa
     (merge, removed)
 }
 
+/// One-way: directories of the source that are made at the destination, with something below them or not.
+///
+/// In Maildir++ each becomes a mailbox of its own there, so it has to be those that a Dovecot makes: what its merge gives a name
+/// to by renaming something below is not made for itself.
+pub(super) fn add_one_way_directories(target: &mut Target, input: &Input<'_, '_>, dest: usize) {
+    let source = &input.facts[1 - dest].tree;
+    let mut made: Paths = Paths::new();
+    if input.facts[dest].rules.no_directories {
+        let (mut merge, _) = prepared(input, dest, true);
+        if merge.run().is_ok() {
+            made.extend(merge.changes.iter().filter_map(|c| match c {
+                Change::CreateDir { name } => Some(name.levels().to_vec()),
+                _ => None,
+            }));
+        }
+    } else {
+        let is_directory = |n: &Id| source.node(*n).state == State::Exists && source.mailbox(*n).is_none();
+        let directories = source.subtree(ROOT).into_iter().skip(1).filter(is_directory);
+        made.extend(directories.map(|n| source.path(n)).filter(|path| target.names.contains_key(path)));
+    }
+    for want in target.names.values_mut() {
+        want.explicit &= !input.facts[dest].rules.no_directories;
+    }
+    for path in made {
+        target.want(&path, None, true, 0);
+    }
+}
+
 /// Two-way and one-way: what Dovecot's merge believes both sides have in the end.
 pub(super) fn merged(input: &Input<'_, '_>) -> Target {
     // Whatever the merge does with a tie, it must not depend on whose point of view this is.
@@ -124,8 +152,10 @@ pub(super) fn merged(input: &Input<'_, '_>) -> Target {
     doom(&mut target, input, &trees);
     keep_directories(&mut target, input, &removed);
     note_removals(&mut target, input, &removed);
+    // In a one-way run a mailbox that gets the source's name gets its subscription, too.
+    let follows = !matches!(input.role, Role::OneWaySource | Role::OneWayDestination);
     let moved = [0, 1].map(|s| follow(&target.homes[s], &input.facts[s].tree, &before[s]));
-    for side in before.into_iter().chain(moved) {
+    for side in before.into_iter().chain(moved.into_iter().filter(|_| follows)) {
         for (path, subscription) in side {
             let entry = target.subscriptions.entry(path).or_insert(subscription);
             *entry = (*entry).max(subscription);

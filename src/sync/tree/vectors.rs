@@ -105,7 +105,7 @@ fn removals(v: &Value, seen_in: &Arena) -> Vec<Removal> {
             Some("dir") => Removed::Directory(by_hash.get(key)?.clone()),
             _ => Removed::Subscription(by_hash.get(key)?.clone()),
         };
-        Some(Removal { what, time: row[2].as_u64().expect("time") })
+        Some(Removal { what, by_the_way: false, time: row[2].as_u64().expect("time") })
     })
     .collect()
 }

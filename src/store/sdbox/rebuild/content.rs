@@ -25,6 +25,7 @@ pub(super) fn content(place: &Place, old: &State, plan: &Rebuild, items: &[Item<
         more.ext_reset(ExtSpec::CACHE, old.ext_reset_id(cache), false);
     }
     transactions.push(more);
+    transactions.extend(old.hold_on(Bits::EXTERNAL));
 
     let max_uid = (had.max_uid.is_some() || place.inbox).then_some(0);
     let mut log = Log::new(true, Pop3 { flags: 0, max_uid });

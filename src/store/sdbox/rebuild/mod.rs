@@ -121,6 +121,6 @@ impl Leftovers {
 }
 
 /// Removes what a rebuild that was stopped has left.
-pub(super) fn clean_up(format: &Sdbox, place: &Place) {
+pub(super) fn clean_up(format: &mut Sdbox, place: &Place) {
     swap::clean_up(format, place);
 }

@@ -40,7 +40,7 @@ fn staging(place: &Place) -> PathBuf {
 }
 
 /// Removes the directory of a run that was stopped. A run that is at it has the log's lock.
-pub(super) fn clean_up(format: &Sdbox, place: &Place) {
+pub(super) fn clean_up(format: &mut Sdbox, place: &Place) {
     let staging = staging(place);
     if !staging.is_dir() {
         return;
