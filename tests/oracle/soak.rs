@@ -19,7 +19,7 @@ const BOXES: [&str; 3] = ["INBOX", "Work", "Lists/dev"];
 /// Copies are made here and stay.
 const COPIES: &str = "Copies";
 /// A session looks at so many of the newest mails of a mailbox.
-const WINDOW: u32 = 40;
+const WINDOW: usize = 40;
 const LDA: &str = "/usr/lib/dovecot/dovecot-lda";
 
 /// What was done to all mails by anybody.
@@ -31,6 +31,8 @@ struct Book {
     /// Mailboxes below `Keep/` that were made and renamed.
     kept: Mutex<Vec<String>>,
     stop: AtomicBool,
+    /// All that was done, for whoever looks into a failure: `book.log`.
+    log: Mutex<Option<std::fs::File>>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,14 @@ impl Book {
 
     fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, what: &str, mailbox: &str, answer: &str) {
+        if let Some(log) = &mut *self.log.lock().unwrap() {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let answer = answer.lines().last().unwrap_or("(nothing)");
+            let _ = writeln!(log, "{}.{:03} {what} [{mailbox}] {answer}", now.as_secs() % 100_000, now.subsec_millis());
+        }
     }
 
     fn count(&self, what: &'static str) {
@@ -136,7 +146,11 @@ fn work(imap: &mut Imap, name: &str, book: &Book, dice: &mut Dice) -> Option<()>
     match (dice.below(12), chosen) {
         (0..3, _) | (_, None) => {
             let flags = ["()", "(\\Seen)", "(kw1 kw2)", "(\\Flagged)"][dice.below(4)];
-            book.save("appended", false, |text| answer(&imap.append(name, flags, text)));
+            book.save("appended", false, |text| {
+                let told = imap.append(name, flags, text);
+                book.note(&format!("append {:?}", id_of(text)), name, &told);
+                answer(&told)
+            });
         }
         (3..6, Some((uid, _))) => {
             let sign = ["+", "-"][dice.below(2)];
@@ -148,7 +162,9 @@ fn work(imap: &mut Imap, name: &str, book: &Book, dice: &mut Dice) -> Option<()>
             // Before, so that a mail that is gone is always known to be wanted gone.
             book.mails.lock().unwrap().loose.insert(id);
             answer(&imap.any(&format!("UID STORE {uid} +FLAGS (\\Deleted)")))?;
-            answer(&imap.any(&format!("UID EXPUNGE {uid}")))?;
+            let told = imap.any(&format!("UID EXPUNGE {uid}"));
+            book.note(&format!("expunge {id} uid {uid}"), name, &told);
+            answer(&told)?;
             book.count("expunged");
         }
         (9..11, Some((uid, id))) => {
@@ -156,6 +172,7 @@ fn work(imap: &mut Imap, name: &str, book: &Book, dice: &mut Dice) -> Option<()>
             if book.first_to(|m| &mut m.moved, id) {
                 let to = others[dice.below(others.len())];
                 let text = imap.any(&format!("UID MOVE {uid} \"{to}\""));
+                book.note(&format!("move {id} uid {uid} to {to}"), name, &text);
                 if answer(&text).is_none() {
                     book.mails.lock().unwrap().loose.insert(id);
                 }
@@ -167,7 +184,9 @@ fn work(imap: &mut Imap, name: &str, book: &Book, dice: &mut Dice) -> Option<()>
                 let left = left.lines().find_map(|l| l.strip_prefix("* SEARCH ")).unwrap_or_default();
                 if let Some(uid) = left.split_whitespace().next() {
                     answer(&imap.any(&format!("UID STORE {uid} +FLAGS (\\Deleted)")))?;
-                    answer(&imap.any(&format!("UID EXPUNGE {uid}")))?;
+                    let told = imap.any(&format!("UID EXPUNGE {uid}"));
+                    book.note(&format!("expunge left {id} uid {uid}"), name, &told);
+                    answer(&told)?;
                     book.count("renumbered within a move");
                 }
             }
@@ -193,7 +212,7 @@ fn newest(imap: &mut Imap) -> Option<Vec<(u32, u32)>> {
     answer(&all)?;
     let found = all.lines().find_map(|l| l.strip_prefix("* SEARCH"))?;
     let uids: Vec<u32> = found.split_whitespace().filter_map(|u| u.parse().ok()).collect();
-    let Some(&first) = uids.iter().rev().take(WINDOW as usize).last() else { return Some(Vec::new()) };
+    let Some(&first) = uids.get(uids.len().saturating_sub(WINDOW)) else { return Some(Vec::new()) };
     let fetched = imap.any(&format!("UID FETCH {first}:* (UID BODY.PEEK[HEADER.FIELDS (X-Id)])"));
     answer(&fetched)?;
     let mut out = Vec::new();
@@ -213,7 +232,11 @@ fn mailboxes(imap: &mut Imap, book: &Book, dice: &mut Dice) {
         0 => {
             let name = format!("Keep/k{n}");
             if is_ok(&imap.any(&format!("CREATE \"{name}\""))) {
-                book.save("appended", false, |text| answer(&imap.append(&name, "()", text)));
+                book.save("appended", false, |text| {
+                    let told = imap.append(&name, "()", text);
+                    book.note(&format!("append {:?}", id_of(text)), &name, &told);
+                    answer(&told)
+                });
                 book.kept.lock().unwrap().push(name);
                 book.count("created");
             }
@@ -230,7 +253,9 @@ fn mailboxes(imap: &mut Imap, book: &Book, dice: &mut Dice) {
         }
         _ => {
             let (Some(old), new) = (book.kept(dice), format!("Keep/r{n}")) else { return };
-            if is_ok(&imap.any(&format!("RENAME \"{old}\" \"{new}\""))) {
+            let told = imap.any(&format!("RENAME \"{old}\" \"{new}\""));
+            book.note(&format!("rename to {new}"), &old, &told);
+            if is_ok(&told) {
                 book.count("renamed");
                 let mut kept = book.kept.lock().unwrap();
                 kept.retain(|name| *name != old);
@@ -354,6 +379,7 @@ fn soak(first: &'static str, second: &'static str) {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
     }
     let book = Book::default();
+    *book.log.lock().unwrap() = std::fs::File::create(lab.path().join("book.log")).ok();
     for name in BOXES.into_iter().skip(1).chain([COPIES]) {
         a.doveadm(&["mailbox", "create", name]);
     }

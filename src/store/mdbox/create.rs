@@ -32,8 +32,20 @@ fn map_of(storage: &mut Storage, place: &Place) -> Result<()> {
     storage.map.create()
 }
 
+/// What is done with an index that another program has only begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HalfMade {
+    IsCompleted,
+    /// A user is creating the mailbox at this moment: it gets the identity that Dovecot gives it.
+    IsLeft,
+}
+
 /// Makes an empty mailbox in directories that are there.
 pub(super) fn create(shared: &Shared, place: &Place, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()> {
+    make(shared, place, (guid, uidvalidity), HalfMade::IsCompleted)
+}
+
+fn make(shared: &Shared, place: &Place, (guid, uidvalidity): (MailboxGuid, UidValidity), half_made: HalfMade) -> Result<()> {
     let mut held = shared.get();
     let storage = &mut *held;
     map_of(storage, place)?;
@@ -46,6 +58,9 @@ pub(super) fn create(shared: &Shared, place: &Place, guid: MailboxGuid, uidvalid
     }
     if let Created::Found(mut index) = created {
         if index.state().is_half_made() {
+            if half_made == HalfMade::IsLeft {
+                return Err(Error::new(Class::NotFound, format!("{}: the mailbox is being created", place.index.display())));
+            }
             let mut locked = index.lock()?;
             if locked.state().is_half_made() {
                 locked.commit_all(&first, Durability::Mail)?;
@@ -132,8 +147,15 @@ pub(super) fn identity(shared: &Shared, place: &Place, all: &[Place]) -> Result<
             let now = Timestamp::now().0.max(1);
             let uidvalidity = UidValidity::new(now).ok_or_else(|| bad_index(place, "no UIDVALIDITY"))?;
             let guid = MailboxGuid::generate();
-            create(shared, place, guid, uidvalidity)?;
-            Ok(Identity { guid, uidvalidity, uid_next: crate::mail::Uid::FIRST })
+            match make(shared, place, (guid, uidvalidity), HalfMade::IsLeft) {
+                Ok(()) => Ok(Identity { guid, uidvalidity, uid_next: crate::mail::Uid::FIRST }),
+                // A Dovecot that looked at the same time was faster.
+                Err(e) if e.class() == Class::Exists => {
+                    let index = Index::open(index_files(place), shared.get().index_options(place))?;
+                    view::identity(index.state()).map_err(|e| bad_index(place, e))
+                }
+                Err(e) => Err(e),
+            }
         }
         Err(e) => Err(e.into()),
     }
