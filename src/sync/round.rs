@@ -191,6 +191,8 @@ impl<L: Link> Round<'_, L> {
                 return Ok(());
             }
             let own = Arc::new(self.facts(&guids)?);
+            // They are in the facts now.
+            guids.all = Vec::new();
             self.link.send(Message::Facts(Arc::clone(&own)))?;
             let peer = match self.recv_fact()? {
                 Message::Facts(f) => f,
