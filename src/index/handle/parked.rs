@@ -10,7 +10,7 @@ use crate::index::log::Header;
 use crate::index::state::{DeletedMark, Position, State};
 
 /// Mails in parked indexes at most: bounds memory.
-const MAILS: usize = 20_000;
+const MAILS: usize = 50_000;
 /// How many indexes.
 const INDEXES: usize = 1000;
 

@@ -21,6 +21,8 @@ const ROTATE_MIN_SIZE: u32 = 32 << 10;
 const ROTATE_MIN_AGE: Duration = Duration::from_secs(5 * 60);
 /// `mail_index_rewrite_max_log_bytes`.
 const SNAPSHOT_BYTES: u32 = 128 << 10;
+/// Half of what a snapshot has for each mail.
+const SNAPSHOT_BYTES_PER_MAIL: u32 = 16;
 
 impl Locked<'_> {
     /// Writes `dovecot.index` anew, so that readers need less of the log.
@@ -85,7 +87,9 @@ impl Locked<'_> {
             Some(at) if at.seq == position.seq => position.offset - at.offset.min(position.offset),
             _ => position.offset,
         };
-        if behind > SNAPSHOT_BYTES {
+        // In proportion to what a snapshot writes: else a large mailbox that grows would be written again and again.
+        let mails = u32::try_from(state.len()).unwrap_or(u32::MAX);
+        if behind > SNAPSHOT_BYTES.max(mails.saturating_mul(SNAPSHOT_BYTES_PER_MAIL)) {
             return self.write_snapshot();
         }
         Ok(())

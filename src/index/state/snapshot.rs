@@ -197,22 +197,25 @@ impl State {
             match &*ext.name {
                 "keywords" => {
                     let mut known = std::collections::HashMap::new();
-                    for (set, bits) in table.sets.iter_mut().zip(parts) {
+                    // Most mails have none, or those of the mail before.
+                    let mut last = (&[][..], 0);
+                    for (set, bits) in table.sets.iter_mut().zip(parts).filter(|(_, bits)| bits.iter().any(|&b| b != 0)) {
+                        if bits == last.0 {
+                            *set = last.1;
+                            continue;
+                        }
                         *set = *known.entry(bits).or_insert_with(|| {
                             let on = |k: &u32| bits.get(*k as usize / 8).is_some_and(|b| b & (1 << (k % 8)) != 0);
                             let count = u32::try_from(self.keywords.len()).unwrap_or(u32::MAX);
                             self.keywords.intern((0..count).filter(on).collect())
                         });
+                        last = (bits, *set);
                     }
                 }
                 "modseq" if size == 8 => {
                     table.modseqs = parts.map(|b| u64::from_le_bytes(b.try_into().expect("the size is 8"))).collect();
                 }
-                _ => {
-                    for (row, data) in parts.enumerate().filter(|(_, d)| d.iter().any(|&b| b != 0)) {
-                        ext.column.get_mut(row, rows).copy_from_slice(data);
-                    }
-                }
+                _ => ext.column.fill(parts, rows),
             }
         }
         self.table = table;

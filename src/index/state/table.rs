@@ -34,6 +34,17 @@ impl Column {
         &mut self.data[row * self.size..(row + 1) * self.size]
     }
 
+    /// The data of all rows, in their order.
+    pub fn fill<'d>(&mut self, parts: impl Iterator<Item = &'d [u8]>, rows: usize) {
+        self.data = Vec::with_capacity(rows * self.size);
+        parts.for_each(|part| self.data.extend_from_slice(part));
+        let used = self.data.iter().rposition(|&b| b != 0).map_or(0, |at| (at / self.size.max(1) + 1) * self.size);
+        self.data.truncate(used);
+        if used == 0 {
+            self.data = Vec::new();
+        }
+    }
+
     pub fn resize(&mut self, size: u16) {
         let size = usize::from(size);
         if self.size == size {
@@ -60,12 +71,17 @@ impl Column {
         if self.size == 0 {
             return;
         }
-        let (mut to, rows) = (0, self.data.len() / self.size);
-        for (from, &dead) in dead.iter().enumerate().take(rows) {
-            if !dead {
-                self.data.copy_within(from * self.size..(from + 1) * self.size, to * self.size);
-                to += 1;
-            }
+        let rows = self.data.len() / self.size;
+        let dead = &dead[..dead.len().min(rows)];
+        let Some(first) = dead.iter().position(|&dead| dead) else { return };
+        // What lies between two dead rows moves in one piece.
+        let (mut to, mut from) = (first, first + 1);
+        while from < rows {
+            let gap = dead.get(from..).unwrap_or_default();
+            let len = gap.iter().position(|&dead| dead).unwrap_or(rows - from);
+            self.data.copy_within(from * self.size..(from + len) * self.size, to * self.size);
+            to += len;
+            from += len + 1;
         }
         self.data.truncate(to * self.size);
     }

@@ -23,7 +23,7 @@ use super::record;
 use super::scan::{self, Dir};
 use super::stage::{Text, seconds, time_of};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
-use crate::index::assign_uids;
+use crate::index::{Index, assign_uids};
 use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
@@ -325,7 +325,14 @@ impl Core {
     /// The file that has this BASE, which a line of this UID had so far.
     pub fn file_of(&mut self, uid: Uid, base: &[u8]) -> Result<(std::path::PathBuf, (Dir, Vec<u8>))> {
         if self.places.as_ref().is_none_or(|p| p.get(uid.get()).is_none()) {
-            return self.search(uid, base);
+            // The index, which still speaks of the old UID, tells most names: a look at one file instead of all.
+            let state = self.index.as_ref().map(Index::state);
+            let guesses = state.and_then(|state| Some(self.likely_names(base, state, state.row(uid)?)));
+            let found = guesses.into_iter().flatten().find(|found| found.path(self.mailbox()).exists());
+            return match found {
+                Some(found) => Ok((found.path(self.mailbox()), (found.dir, found.name))),
+                None => self.search(uid, base),
+            };
         }
         let name = self.places.as_ref().and_then(|p| p.get(uid.get())).map(|(dir, info)| (dir, [base, info].concat()));
         let (dir, name) = name.ok_or_else(|| vanished(uid.get()))?;
