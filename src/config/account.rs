@@ -138,6 +138,7 @@ impl Config {
             lock_timeout: max_lock_timeout.map_or(defaults.index.lock_timeout, |t| t.min(defaults.index.lock_timeout)),
             dotlock_use_excl: self.flag("dotlock_use_excl"),
             nfs: self.flag("mail_nfs_index"),
+            lasts: true,
         };
         Ok(Settings {
             index,

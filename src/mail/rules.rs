@@ -137,7 +137,7 @@ impl NameRules {
         let separators = [self.separator, space.storage_separator];
         let impossible = |c: char| {
             c == '\0'
-                || (c.is_ascii_control() && !space.controls)
+                || (c < ' ' && !space.controls)
                 || (space.escape.is_none() && (separators.contains(&c) || (space.no_slash && c == '/')))
         };
         let alt = if impossible(self.alt) { '_' } else { self.alt };

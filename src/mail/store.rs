@@ -277,6 +277,19 @@ pub struct Changes {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought from elsewhere, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// Mails that a sync has given another UID: where their old UIDs went.
+    pub renumbered: Vec<Renumbered>,
+}
+
+/// In one step a sync took a mail's UID away and brought mails under others, among them this one if it has the same GUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renumbered {
+    /// The old UID.
+    pub from: Uid,
+    /// The lowest of the new UIDs.
+    pub first: Uid,
+    /// The highest.
+    pub last: Uid,
 }
 
 /// What the log says of one UID.
@@ -594,7 +607,7 @@ pub trait Mailbox {
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
-    /// Locks, I/O.
+    /// Locks, I/O. Class `NotPossible` where nothing can be remembered.
     fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.

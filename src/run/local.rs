@@ -1,5 +1,7 @@
 //! A run between two locations of this machine: both brains in this process, one thread each.
 
+use std::path::Path;
+
 use super::{Job, Outcome, Report};
 use crate::mail::{self, Class, Store};
 use crate::os::lock::LockFile;
@@ -42,7 +44,10 @@ fn prepare(job: &Job, other: &Account, options: &Options) -> mail::Result<Ready>
             "Mail locations must use the same hierarchy separator (specify namespace prefix=\"\" { separator } explicitly)";
         return Err(mail::Error::new(Class::Temporary, text));
     }
-    if (&ours.mail_root, &ours.index_root) == (&theirs.mail_root, &theirs.index_root) {
+    // Under whatever names: with itself a run would wait for its own locks.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let place = |mail: &Path, index: Option<&Path>| (real(mail), index.map(real));
+    if place(&ours.mail_root, ours.index_root.as_deref()) == place(&theirs.mail_root, theirs.index_root.as_deref()) {
         let text = format!(
             "Both source and destination mail_location points to same directory: {} (namespace prefix=\"{}\" {{ location }} is set explicitly?)",
             ours.mail_root.display(),

@@ -36,7 +36,7 @@ fn make(location: &Location, account: &Account) -> Result<Box<dyn Format>> {
     match location.driver {
         Driver::Maildir => {
             let next = Arc::new(|root: &std::path::Path, modes: &crate::os::fs::Modes| Ok(uidvalidity::next(root, modes)?));
-            Ok(Box::new(Maildir::new(settings, next)))
+            Ok(Box::new(Maildir::new(settings, location.layout.is_flat(), next)))
         }
         Driver::Sdbox => {
             index_root(location)?;

@@ -88,7 +88,8 @@ impl Carry<'_> {
         }
         match result {
             Ok(t) => Message::Mail(Box::new(t)),
-            Err(e) if e.class() == Class::Expunged => Message::Gone(Gone::Expunged),
+            // With its mailbox, perhaps.
+            Err(e) if matches!(e.class(), Class::Expunged | Class::NotFound) => Message::Gone(Gone::Expunged),
             Err(e) => {
                 self.bad(uid, e);
                 Message::Gone(Gone::Unreadable)

@@ -81,6 +81,7 @@ pub fn with_changes(mailbox: &mut dyn Mailbox, guids: &Guids, changes: Changes, 
         held_back: mailbox.held_back(),
         native: changes.native,
         synced: changes.synced,
+        renumbered: changes.renumbered,
     };
     for (n, mail) in mailbox.mails().iter().enumerate() {
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::mail::{
     Body, Capabilities, Changes, Class, Deletion, DeletionKey, Edit, EditKind, Error, Existence, Facts, Flags, Floors, Guid128,
     Identity, Keywords, LogChange, Mail, MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameRules, NewMail, Node, Original,
-    Rebuild, RebuildFrom, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid, UidValidity,
+    Rebuild, RebuildFrom, Renumbered, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid,
+    UidValidity,
 };
 
 /// One side.
@@ -58,6 +59,7 @@ pub struct ModelBox {
     /// UIDs by who gave them: users, or a sync.
     pub native: Vec<(Uid, Uid)>,
     pub synced: Vec<(Uid, Uid)>,
+    pub renumbered: Vec<Renumbered>,
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +82,7 @@ impl ModelBox {
             held: Vec::new(),
             native: Vec::new(),
             synced: Vec::new(),
+            renumbered: Vec::new(),
         }
     }
 
@@ -352,8 +355,8 @@ impl Mailbox for ModelMailbox {
                 (LogChange::Flags { .. }, Some(LogChange::Expunged { .. })) => {}
             }
         }
-        let (native, synced) = (self.view.native.clone(), self.view.synced.clone());
-        Ok(Changes { mails: by_uid.into_values().collect(), native, synced, ..Changes::default() })
+        let (native, synced, renumbered) = (self.view.native.clone(), self.view.synced.clone(), self.view.renumbered.clone());
+        Ok(Changes { mails: by_uid.into_values().collect(), native, synced, renumbered, ..Changes::default() })
     }
 
     fn stage(&mut self, mail: NewMail, mut body: Body) -> std::result::Result<(), SaveError> {
@@ -380,6 +383,7 @@ impl Mailbox for ModelMailbox {
                 out[n] = Saved { wanted: mail.uid, got: b.append(Some(mail.uid), model_mail(mail, text.clone())) };
                 if let Some(uid) = original {
                     b.expunge(*uid, true, true);
+                    b.renumbered.push(Renumbered { from: *uid, first: out[n].got, last: out[n].got });
                 }
             }
             out
@@ -444,6 +448,7 @@ impl Mailbox for ModelMailbox {
                 held: std::mem::take(&mut b.held),
                 native: Vec::new(),
                 synced: Vec::new(),
+                renumbered: Vec::new(),
             };
         })
     }

@@ -17,7 +17,7 @@ pub fn format() -> Maildir {
 }
 
 pub fn format_with(settings: Settings) -> Maildir {
-    Maildir::new(settings, Arc::new(|_, _| Ok(UidValidity::new(4711).expect("not 0"))))
+    Maildir::new(settings, true, Arc::new(|_, _| Ok(UidValidity::new(4711).expect("not 0"))))
 }
 
 /// The place of a Maildir whose index and control files are in it.

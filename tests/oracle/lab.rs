@@ -256,7 +256,8 @@ impl Side {
     pub fn dump(&self) -> Dump {
         // Without Dovecot's cache: of two Maildirs that were made in one second and then swap their names it tells the
         // wrong one's GUID.
-        let uncached = ["-o", "mailbox_list_index=no", "-f", "json"];
+        let cached = if self.location.contains(":LAYOUT=index") { "yes" } else { "no" };
+        let uncached = ["-o", &format!("mailbox_list_index={cached}"), "-f", "json"];
         let status = self.doveadm(&[&uncached[..], &["mailbox", "status", "guid uidvalidity uidnext", "*"]].concat());
         let status: serde_json::Value = serde_json::from_str(&status).expect("json");
         let mut boxes = BTreeMap::new();

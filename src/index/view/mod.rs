@@ -26,6 +26,13 @@ impl State {
         (0..self.len()).map(mail).collect()
     }
 
+    /// Another program has begun to make this mailbox and not finished: no mail was ever in it, and it has no UIDVALIDITY. When
+    /// Dovecot looks at a dbox directory without an index it writes an index like this, and the rest when it opens the mailbox.
+    #[must_use]
+    pub fn is_half_made(&self) -> bool {
+        self.is_empty() && self.next_uid() == Uid::FIRST && self.uid_validity().is_none()
+    }
+
     /// The mail is there and nobody has asked to expunge it.
     #[must_use]
     pub fn keeps(&self, uid: Uid) -> bool {

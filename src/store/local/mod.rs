@@ -13,6 +13,7 @@ mod scan;
 mod spaces;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -58,15 +59,17 @@ struct Site {
 impl Site {
     fn new(asked: Location, account: &Account, make_format: &MakeFormat<'_>) -> Result<Self> {
         let mut location = asked.clone();
+        let mut account = Cow::Borrowed(account);
         let mut indexes = None;
         // A dbox without index files is nothing; its format says so.
         if location.index == IndexDir::Memory && !location.driver.is_dbox() {
             let failed = |e| Error::new(Class::Temporary, format!("INDEX=MEMORY: no directory for indexes: {e}"));
             let dir = tempfile::Builder::new().prefix("dsync-index-").tempdir().map_err(failed)?;
             location.index = IndexDir::Dir(dir.path().to_owned());
+            account.to_mut().settings.index.lasts = false;
             indexes = Some(dir);
         }
-        let format = make_format(&location, account)?;
+        let format = make_format(&location, &account)?;
         Ok(Self { asked, location, format, begun: false, _indexes: indexes })
     }
 

@@ -75,6 +75,10 @@ impl Format for Sdbox {
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
         let index = self.index(place)?;
+        if index.state().is_half_made() && !files::Files::new(place).any() {
+            let text = format!("{}: the mailbox is being created", place.mailbox.display());
+            return Err(mail::Error::new(mail::Class::NotFound, text));
+        }
         let identity = view::identity(index.state()).map_err(|e| bad_index(place, e))?;
         self.parking.put(index);
         Ok(identity)

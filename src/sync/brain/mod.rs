@@ -62,7 +62,10 @@ impl Brain<'_> {
         match self.sync() {
             Ok(()) => {}
             Err(End::Own(e)) => {
-                tracing::error!("{e}");
+                // A signal ends both sides, and is told once by whoever waits for it.
+                if self.stop.requested().is_none() {
+                    tracing::error!("{e}");
+                }
                 self.report.fail(e.class());
             }
             // The other side has reported it.
@@ -140,7 +143,12 @@ impl Brain<'_> {
         let outcome = tree::execute(self.store, &plan.actions);
         self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
         self.flow.send(Message::TreeDone(outcome.as_ref().map(|_| ()).map_err(Failure::from)))?;
-        for reason in outcome.map_err(End::Own)?.desync {
+        let outcome = outcome.map_err(End::Own)?;
+        for error in outcome.impossible {
+            tracing::error!("{error}; it is left out, the others go on");
+            self.report.fail(error.class());
+        }
+        for reason in outcome.desync {
             tracing::warn!("{reason}");
             self.report.desync(reason);
         }

@@ -82,11 +82,20 @@ impl<'a> Brain<'a> {
         match report.failed {
             // Somebody was at work here; the next run sees to it.
             Some(e) if e.class() == Class::Expunged => self.report.desync(format!("Mailbox {name}: {e}")),
+            Some(_) if self.is_lost(pair) => self.report.desync(format!("Mailbox GUID {} was lost", pair.guid)),
             Some(e) => {
                 tracing::error!("Mailbox {name}: {e}");
                 self.report.fail(e.class());
             }
             None => {}
+        }
+    }
+
+    /// The mailbox is not there any more under its name: somebody has deleted or renamed it.
+    fn is_lost(&mut self, pair: &Paired) -> bool {
+        match self.store.open(&pair.local) {
+            Ok(mut mailbox) => mailbox.refresh().is_ok() && mailbox.status().identity.guid != pair.guid,
+            Err(e) => e.class() == Class::NotFound,
         }
     }
 
@@ -124,7 +133,7 @@ impl<'a> Brain<'a> {
                 if mailbox.status().identity.guid != pair.guid {
                     return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
                 }
-                Ok(Round { start, mailbox, look, name: &pair.local, report: RoundReport::default() })
+                Ok(Round { start, mailbox, look, before: None, name: &pair.local, report: RoundReport::default() })
             });
             pairs.push(pair);
             rounds.push(ready.map_err(|e| {

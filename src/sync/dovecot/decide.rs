@@ -341,6 +341,7 @@ mod tests {
                 held_back: Vec::new(),
                 native: Vec::new(),
                 synced: Vec::new(),
+                renumbered: Vec::new(),
             },
             keys: mails.iter().map(|(_, k)| Some(guid(k))).collect(),
             claims: BTreeSet::new(),

@@ -947,6 +947,11 @@ impl<'a> Exchange<'a> {
 
     fn end(mut self) -> Ended {
         if let (Some(own), Some(theirs)) = (self.own_state, self.their_state) {
+            // Of a mailbox that was made in this run the common modseq is that of its beginning, to which its log often does not
+            // reach back (a Dovecot says so by ending with 2): the next run begins anew there, as after a mailbox was skipped.
+            let made = |b: &MailboxItem| b.messages == 0 && b.uid_next == 1;
+            let made_now = made(&self.s.own) != made(&self.s.peer);
+            let own = if made_now { StateItem { last_common_uid: 0, modseq: 0, private_modseq: 0, ..own } } else { own };
             self.ended.state = Some(MailboxState {
                 uidvalidity: mail::UidValidity::new(self.s.own.uidvalidity),
                 last_common: Uid::new(own.last_common_uid.min(theirs.last_common_uid)),

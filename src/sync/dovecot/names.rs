@@ -47,11 +47,16 @@ pub(super) fn nodes(own: &Tree, peer: Option<&[TreeNode]>, options: &TreeOptions
             out.extend(peer.into_iter().flatten().find(|p| p.name == name).map(|p| (name, p.clone())));
         }
     }
-    if version == Version::V24 {
-        // It makes mailboxes of directories that have nothing below them.
-        let parents: HashSet<Vec<Vec<u8>>> = out.keys().flat_map(|n| (1..n.len()).map(|e| n[..e].to_vec())).collect();
-        out.retain(|name, n| n.guid.is_some() || n.existence != NodeExistence::Exists || n.subscribed || parents.contains(name));
+    // A parent comes with its children where there are directories, and must not become a mailbox where there are none. One
+    // without children is only told where it stays what it is.
+    let parents: HashSet<Vec<Vec<u8>>> = out.keys().flat_map(|n| (1..n.len()).map(|e| n[..e].to_vec())).collect();
+    for (name, node) in &mut out {
+        if node.guid.is_none() && (version == Version::V24 || parents.contains(name)) {
+            node.existence = NodeExistence::Nonexistent;
+        }
     }
+    let told = |n: &TreeNode| n.existence == NodeExistence::Exists || n.subscribed || n.subscription_changed.is_some();
+    out.retain(|name, n| told(n) || parents.contains(name));
     let missing: BTreeSet<Vec<Vec<u8>>> =
         out.keys().flat_map(|n| (1..n.len()).map(|e| n[..e].to_vec())).filter(|n| !out.contains_key(n)).collect();
     for name in missing {

@@ -19,6 +19,8 @@ use crate::wire::{
 
 /// How long a mailbox's lock is waited for where `-l` says nothing.
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
+/// More mails than the other side has, and still a number of mails.
+const MANY: u32 = 1 << 30;
 /// More names than anybody has.
 const MOST_NAMES: usize = 1 << 20;
 
@@ -78,6 +80,8 @@ pub(super) struct Session<'a> {
     former: HashMap<MailboxGuid, MailboxName>,
     /// GUIDs that both sides had before the run.
     known: HashSet<MailboxGuid>,
+    /// UIDVALIDITYs that the other side had before the run.
+    their_uidvalidity: HashMap<MailboxGuid, UidValidity>,
 }
 
 impl<'a> Session<'a> {
@@ -94,6 +98,7 @@ impl<'a> Session<'a> {
             hashed_headers: settings.hashed_headers.clone(),
             former: HashMap::new(),
             known: HashSet::new(),
+            their_uidvalidity: HashMap::new(),
         }
     }
 
@@ -281,6 +286,8 @@ impl<'a> Session<'a> {
             t.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
         };
         self.known = guids(&own).intersection(&guids(&peer)).copied().collect();
+        let identities = peer.nodes.iter().filter_map(|n| n.identity);
+        self.their_uidvalidity = identities.map(|i| (i.guid, i.uidvalidity)).collect();
         let outcome = tree::execute(store, &plan.actions)?;
         self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
         for reason in outcome.desync {
@@ -432,6 +439,9 @@ impl<'a> Session<'a> {
             }
         };
         let mut own = own;
+        if let Some(theirs) = self.their_uidvalidity.get(&guid).copied() {
+            self.settle_uidvalidity(&mut *mailbox, name, &mut own, theirs)?;
+        }
         let mut peer = self.offer(&own)?;
         if peer.lost
             && let Some(former) = self.former.iter().find(|(_, n)| *n == name).map(|(g, _)| *g)
@@ -523,7 +533,10 @@ impl<'a> Session<'a> {
             mailbox.set_identity(guid, mailbox.status().identity.uidvalidity)?;
             mailbox.refresh()?;
         }
-        let own = view::mailbox_item(&*mailbox);
+        let mut own = view::mailbox_item(&*mailbox);
+        if let Some(theirs) = UidValidity::new(peer.uidvalidity) {
+            self.settle_uidvalidity(&mut *mailbox, &name, &mut own, theirs)?;
+        }
         if own.guid != guid {
             self.report.desync(format!("Mailbox GUID {guid} was lost"));
             refuse(self, false);
@@ -556,6 +569,27 @@ impl<'a> Session<'a> {
         self.exchange(store, &mut *mailbox, &name, own, peer, saved, changes)
     }
 
+    /// A Dovecot that is the source takes over the UIDVALIDITY of a destination with more mails (sync.md 5.5); so before it
+    /// gets to see ours, it is its own. One that is the destination keeps its own if it has more mails: so it is told of many.
+    fn settle_uidvalidity(
+        &mut self,
+        mailbox: &mut dyn Mailbox,
+        name: &MailboxName,
+        own: &mut MailboxItem,
+        theirs: UidValidity,
+    ) -> Result<()> {
+        if self.options.mode == Mode::TwoWay || own.uidvalidity == theirs.get() {
+            return Ok(());
+        }
+        if self.options.mode.is_source(self.side) {
+            own.messages = own.messages.max(MANY);
+            return Ok(());
+        }
+        self.set_uidvalidity(mailbox, name, own, theirs)?;
+        *own = view::mailbox_item(mailbox);
+        Ok(())
+    }
+
     /// The other side's UIDVALIDITY, where that is the one that stays (wire.md 5.3.2). A source keeps its own.
     fn adopt_uidvalidity(
         &mut self,
@@ -567,12 +601,24 @@ impl<'a> Session<'a> {
         if own.uidvalidity == peer.uidvalidity || self.options.mode.is_source(self.side) {
             return Ok(());
         }
-        let backup = matches!(self.options.mode, Mode::Backup(_));
-        if !backup && (peer.messages, peer.uidvalidity) < (own.messages, own.uidvalidity) {
+        let two_way = self.options.mode == Mode::TwoWay;
+        if two_way && (peer.messages, peer.uidvalidity) < (own.messages, own.uidvalidity) {
             return Ok(());
         }
-        let Some(uidvalidity) = UidValidity::new(peer.uidvalidity) else { return Ok(()) };
-        tracing::info!("Mailbox {name}: UIDVALIDITY changes from {} to {}", own.uidvalidity, peer.uidvalidity);
+        match UidValidity::new(peer.uidvalidity) {
+            Some(uidvalidity) => self.set_uidvalidity(mailbox, name, own, uidvalidity),
+            None => Ok(()),
+        }
+    }
+
+    fn set_uidvalidity(
+        &mut self,
+        mailbox: &mut dyn Mailbox,
+        name: &MailboxName,
+        own: &MailboxItem,
+        uidvalidity: UidValidity,
+    ) -> Result<()> {
+        tracing::debug!("Mailbox {name}: UIDVALIDITY changes from {} to {uidvalidity}", own.uidvalidity);
         mailbox
             .set_identity(own.guid, uidvalidity)
             .map_err(|e| End::Own(e.at(format!("Couldn't update mailbox {name} metadata"))))?;

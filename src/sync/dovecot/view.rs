@@ -314,6 +314,7 @@ impl Theirs {
             held_back: Vec::new(),
             native: Vec::new(),
             synced: Vec::new(),
+            renumbered: Vec::new(),
         };
         let mut keys = Vec::new();
         let mut guids = BTreeMap::new();

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
-use super::{Context, Facts, Item, Missing};
+use super::{Context, Facts, Item, Missing, renumbered};
 use crate::mail::{Guid128, Uid};
 
 /// The common past of two mailboxes.
@@ -167,6 +167,8 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     out.new_slave.extend(s.item..slave.items.len());
     out.new_master.sort_unstable();
     out.new_slave.sort_unstable();
+    renumbered::drop_expunged(master, slave, &mut out.new_master);
+    renumbered::drop_expunged(slave, master, &mut out.new_slave);
     out
 }
 

@@ -9,6 +9,7 @@ mod backup;
 mod common;
 mod flags;
 mod oneway;
+mod renumbered;
 mod twoway;
 
 pub use assign::NewGuids;
@@ -19,7 +20,7 @@ pub use oneway::one_way;
 pub use twoway::two_way;
 pub(super) use twoway::{both, one, stays};
 
-use crate::mail::{Flags, Guid128, Keywords, ModSeq, Status, Uid, UidValidity};
+use crate::mail::{Flags, Guid128, Keywords, ModSeq, Renumbered, Status, Uid, UidValidity};
 use serde::{Deserialize, Serialize};
 
 /// What one side knows of a mailbox.
@@ -38,6 +39,8 @@ pub struct Facts {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought to this side, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// UIDs that a sync took away as it gave their mails others.
+    pub renumbered: Vec<Renumbered>,
 }
 
 /// A mail that is there.

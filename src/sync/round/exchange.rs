@@ -69,7 +69,7 @@ impl Round<'_> {
         let known = import.unreadable.len();
         if import.staged > 0 && import.held_known != Some(known) {
             let held = self.held_back(decided, import);
-            self.mailbox.hold_back(&held)?;
+            self.hold_back(&held)?;
             import.held_known = Some(known);
         }
         self.carry().commit(import)

@@ -111,6 +111,8 @@ pub struct Round<'a> {
     pub mailbox: Box<dyn Mailbox>,
     /// An earlier look at it, which holds if nothing has changed.
     pub look: Option<Look>,
+    /// What was known in the round before.
+    pub before: Option<Arc<Facts>>,
     /// Its name, for messages.
     pub name: &'a MailboxName,
     /// What came of it.
@@ -259,7 +261,13 @@ impl Round<'_> {
             (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: s.last_common }),
             _ => Some(Since::Everything),
         };
-        Ok(Arc::new(facts::facts(&mut *self.mailbox, &guids, since, &self.start.options.filter)?))
+        let mut now = facts::facts(&mut *self.mailbox, &guids, since, &self.start.options.filter)?;
+        if let Some(before) = &self.before {
+            remember_expunged(&mut now, before);
+        }
+        let now = Arc::new(now);
+        self.before = Some(Arc::clone(&now));
+        Ok(now)
     }
 
     /// Finds what both sides have.
@@ -355,6 +363,16 @@ impl Round<'_> {
         held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable)
     }
 
+    fn hold_back(&mut self, held: &[(Uid, Uid)]) -> Result<()> {
+        match self.mailbox.hold_back(held) {
+            // A copy without the source's damaged mails is better than none.
+            Err(e) if e.class() == Class::NotPossible && self.mode() != Mode::TwoWay && self.start.options.filter.is_empty() => {
+                Ok(())
+            }
+            result => Ok(result?),
+        }
+    }
+
     fn own(&self, m: &Merged) -> Option<Uid> {
         if self.start.side == Side::Master { m.master } else { m.slave }
     }
@@ -409,13 +427,13 @@ impl Round<'_> {
         let held = self.held_back(decided, &import);
         if outcome.rebuild {
             // Before, for a stop in between; a mail that is there is no less there for being held back.
-            self.mailbox.hold_back(&held)?;
+            self.hold_back(&held)?;
             self.carry().rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
         self.carry().edit(own, outcome)?;
         let complete = self.start.options.filter.is_empty() || self.mode() != Mode::TwoWay;
-        self.mailbox.hold_back(&held)?;
+        self.hold_back(&held)?;
         self.mailbox.raise(&Floors {
             uid_next: complete.then_some(outcome.uid_next),
             first_recent: complete.then_some(outcome.first_recent),
@@ -442,6 +460,13 @@ impl Round<'_> {
             self.mailbox.raise(&floors)?;
         }
         Ok(())
+    }
+}
+
+/// A log may tell an expunge without the GUID of the mail, which was there a moment ago.
+fn remember_expunged(now: &mut Facts, before: &Facts) {
+    for gone in now.expunged.iter_mut().filter(|e| e.guid.is_none()) {
+        gone.guid = before.item(gone.uid).and_then(|i| i.guid);
     }
 }
 

@@ -82,14 +82,14 @@ impl List {
             return Err(Error::new(Class::Temporary, text));
         }
         for dir in paths.separate() {
-            fs::mkdir_all(&dir, &modes)?;
+            fs::mkdir_all(&dir, &modes).map_err(of_name)?;
         }
         if self.location.driver == super::super::Driver::Mbox {
             if let Some(dir) = paths.mailbox.parent() {
-                fs::mkdir_all(dir, &modes)?;
+                fs::mkdir_all(dir, &modes).map_err(of_name)?;
             }
         } else {
-            fs::mkdir_all(&paths.mailbox, &modes)?;
+            fs::mkdir_all(&paths.mailbox, &modes).map_err(of_name)?;
         }
         Ok(())
     }
@@ -115,4 +115,14 @@ impl List {
 
 fn same_dir(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// A file of the storage's own lies where the directory belongs (a mailbox `subscriptions` in a Maildir with `LAYOUT=fs`): so it
+/// will be tomorrow.
+fn of_name(error: fs::Error) -> Error {
+    use std::io::ErrorKind::{AlreadyExists, InvalidFilename, NotADirectory};
+    match error.kind() {
+        AlreadyExists | NotADirectory | InvalidFilename => Error::new(Class::NotPossible, error),
+        _ => error.into(),
+    }
 }
