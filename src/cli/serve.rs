@@ -18,6 +18,12 @@ pub(super) fn run(caller: &Caller<'_>, args: &ServerArgs) -> Result<u8, Failure>
         let text = format!("Extraneous arguments found: {}", args.words[1..].join(" "));
         return Err(Failure::error(text, exit::USAGE));
     }
+    if caller.common.socket_path.is_some() {
+        return Err(Failure::error(
+            "-S is not for dsync-server: give sync or backup the destination tcp:ADDRESS".into(),
+            exit::USAGE,
+        ));
+    }
     let stream = Stream::of(caller.common)?;
     super::refuse_many_users(caller.common)?;
     let limits = Limits::of(stream.timeout, caller.stop);

@@ -93,7 +93,7 @@ impl Drop for SocketOutput {
 
 /// What a pipe shall hold.
 #[cfg(target_os = "linux")]
-const PIPE: usize = 1 << 20;
+const PIPE: usize = 256 << 10;
 
 /// One end of a pipe, or whatever standard input and output are.
 pub(super) struct Pipe {

@@ -271,6 +271,53 @@ fn modes() {
     }
 }
 
+/// Nothing is set: ssh is found by the search path, and runs what is called doveadm there.
+#[test]
+fn nothing_has_to_be_set() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "sdbox"]);
+    let dir = pair.lab.path();
+    let location = format!("mail_location = {}\nmail_home = {}", pair.server.location, pair.server.home.display());
+    let conf = std::fs::read_to_string(dir.join("dovecot.conf")).unwrap().replace("mail_location = maildir:~/unset", &location);
+    std::fs::write(dir.join("there.conf"), conf).unwrap();
+    let (here, there) = (pair.lab.make_dir("here"), pair.lab.make_dir("there"));
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dsync"), there.join("doveadm")).unwrap();
+    let d = dir.display();
+    let ssh =
+        format!("#!/bin/sh\necho \"$@\" >>{d}/ssh.log\nshift\nexport PATH={d}/there CONFIG_FILE={d}/there.conf\nexec \"$@\"\n");
+    std::fs::write(here.join("ssh"), ssh).unwrap();
+    std::fs::set_permissions(here.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    pair.change();
+    let path = format!("{}:/usr/bin:/bin", here.display());
+    for destination in ["remote:mx2", "mx2", "jane@mx2"] {
+        pair.run_with(Who::Ours, &["sync", "-u", "u1", destination], &[("PATH", &path)]).fine();
+    }
+    same(&pair);
+    let started = std::fs::read_to_string(dir.join("ssh.log")).unwrap();
+    assert_eq!(started, "mx2 doveadm dsync-server -uu1\nmx2 doveadm dsync-server -uu1\nmx2 doveadm dsync-server -ujane\n");
+}
+
+/// A signal ends the wait for somebody who says nothing.
+#[test]
+fn a_signal_ends_a_run() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "sdbox"]);
+    let before = pair.client.files();
+    let mut command = pair.client.ours(&["sync", "sh", "-c", "exec sleep 10"]);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let began = Instant::now();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    Ran::of(&child.wait_with_output().unwrap()).says(75, &["Killed with signal 15"]);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(before, pair.client.files());
+}
+
 /// A server that is there for backups only.
 #[test]
 fn a_read_only_server() {
@@ -336,6 +383,7 @@ fn failures_change_nothing() {
     for (more, code, part) in [
         (&["-u", "u1", "a", "b"][..], 64, "Extraneous arguments found: b"),
         (&["-A"], 75, "not supported yet"),
+        (&["-S", "/x"], 64, "-S is not for dsync-server"),
         (&["-Z"], 64, "dsync-server: invalid option -- 'Z'"),
         (&["-T", "x"], 64, "not a number of seconds"),
     ] {
