@@ -442,6 +442,7 @@ impl<'a> Session<'a> {
         if let Some(theirs) = self.their_uidvalidity.get(&guid).copied() {
             self.settle_uidvalidity(&mut *mailbox, name, &mut own, theirs)?;
         }
+        self.stand_out(&mut own);
         let mut peer = self.offer(&own)?;
         if peer.lost
             && let Some(former) = self.former.iter().find(|(_, n)| *n == name).map(|(g, _)| *g)
@@ -542,6 +543,7 @@ impl<'a> Session<'a> {
             refuse(self, false);
             return Ok(());
         }
+        self.stand_out(&mut own);
         let skip = self.options.algorithm == Algorithm::Changed && same_numbers(&own, &peer);
         let saved = self.common(guid);
         if !skip && saved.is_some_and(|s| s.last_common.is_some()) && own.uidvalidity != peer.uidvalidity {
@@ -567,6 +569,14 @@ impl<'a> Session<'a> {
         }
         self.at = "sync_mails";
         self.exchange(store, &mut *mailbox, &name, own, peer, saved, changes)
+    }
+
+    /// Two mailboxes that have just become one may have equal numbers by chance (made in one second, with as many mails). A
+    /// modseq that is one higher than needed keeps both sides from taking them for equal.
+    fn stand_out(&self, own: &mut MailboxItem) {
+        if self.options.algorithm == Algorithm::Changed && !self.known.contains(&own.guid) && own.messages > 0 {
+            own.highest_modseq += 1;
+        }
     }
 
     /// A Dovecot that is the source takes over the UIDVALIDITY of a destination with more mails (sync.md 5.5); so before it
