@@ -32,9 +32,10 @@ fn cut(ends: (Who, Who), rounds: u64, seed: u64) {
     let mut places = Places(seed);
     let lab = Lab::new();
     let first = (lab.side("a", "mdbox"), lab.side("b", "maildir"));
-    for (side, from) in [(&first.0, 100), (&first.1, 200)] {
+    // Not equally many: equal counters are overlooked wherever a Dovecot is asked (sync.md 5.3).
+    for (side, from, count) in [(&first.0, 100, 12), (&first.1, 200, 15)] {
         let mut imap = side.imap();
-        for n in 0..12 {
+        for n in 0..count {
             imap.append("INBOX", "", &mail(from + n));
         }
         side.doveadm(&["mailbox", "create", &format!("Box{from}")]);
@@ -56,7 +57,8 @@ fn cut(ends: (Who, Who), rounds: u64, seed: u64) {
             if upward { format!("head -c {at} | {}", quoted(&other)) } else { format!("{} | head -c {at}", quoted(&other)) };
         let words = ["sh".to_owned(), "-c".to_owned(), line, "dsync-server".to_owned()];
         let what = format!("{ends:?}, {} cut at {at}", if upward { "upward" } else { "downward" });
-        let ran = run_to(ends.0, &a, &["sync"], &words);
+        // The shell keeps the other direction open: then it is silence that ends the run.
+        let ran = run_to(ends.0, &a, &["sync", "-T", "2"], &words);
         assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.stderr);
         for side in [&a, &b] {
             for (text, n) in texts(side) {
@@ -80,7 +82,7 @@ fn a_cut_line_loses_nothing() {
         return;
     }
     // More of them: DSYNC_CUTS=200.
-    let rounds = std::env::var("DSYNC_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    let rounds = std::env::var("DSYNC_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     for (n, ends) in (1..).zip(PAIRS) {
         cut(ends, rounds, n);
     }
