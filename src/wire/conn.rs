@@ -17,6 +17,8 @@ const ROOM: usize = 256 << 10;
 const FLUSH: usize = 64 << 10;
 /// How often a waiting session looks whether it shall stop.
 const LOOK: Duration = Duration::from_millis(200);
+/// How long somebody who does not listen any more is listened to.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the end of a session may take to be written.
 const CLOSING: Duration = Duration::from_secs(30);
 
@@ -67,8 +69,8 @@ struct Queues {
     end: Option<Option<io::Error>>,
     output: VecDeque<Vec<u8>>,
     output_size: usize,
-    /// The writer cannot write any more.
-    broken: bool,
+    /// Since when the writer cannot write any more.
+    broken: Option<Instant>,
     /// Nothing more will be written.
     closing: bool,
     /// The writer has ended.
@@ -130,12 +132,12 @@ impl Shared {
                 queues.active = Some(Instant::now());
                 // What is read tells what has happened; until then everything goes on.
                 if result.is_err() {
-                    queues.broken = true;
+                    queues.broken.get_or_insert_with(Instant::now);
                     queues.output.clear();
                     queues.output_size = 0;
                 }
                 self.changed.notify_all();
-            } else if queues.closing || queues.broken {
+            } else if queues.closing || queues.broken.is_some() {
                 break;
             } else {
                 queues = self.wait(queues, LOOK);
@@ -281,7 +283,7 @@ impl Conn {
         }
         let part = std::mem::take(&mut self.out);
         let mut queues = self.shared.lock();
-        if !queues.broken {
+        if queues.broken.is_none() {
             queues.output_size += part.len();
             queues.output.push_back(part);
             self.shared.changed.notify_all();
@@ -354,6 +356,10 @@ impl Conn {
             }
             if let Some(signal) = self.stop.requested() {
                 return Err(ConnError::Stopped(signal));
+            }
+            // Who does not listen any more may have said why; but not for long.
+            if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
+                return Err(ConnError::Eof { name: self.name.clone(), position: self.position() });
             }
             let last = queues.active.map_or(began, |active| active.max(began));
             let mut patience = LOOK;

@@ -191,14 +191,18 @@ impl Side {
         self
     }
 
+    /// The options that make a program, Dovecot's or ours, work on this side.
+    pub fn options(&self) -> Vec<String> {
+        let mut out = vec!["-c".to_owned(), self.conf.display().to_string()];
+        let sides = [format!("mail_location={}", self.location), format!("mail_home={}", self.home.display())];
+        for setting in sides.into_iter().chain(self.extra.iter().cloned()) {
+            out.extend(["-o".to_owned(), setting]);
+        }
+        out
+    }
+
     fn settings(&self, command: &mut Command) {
-        command.arg("-c").arg(&self.conf);
-        for (name, value) in [("mail_location", self.location.clone()), ("mail_home", self.home.display().to_string())] {
-            command.arg("-o").arg(format!("{name}={value}"));
-        }
-        for setting in &self.extra {
-            command.arg("-o").arg(setting);
-        }
+        command.args(self.options());
         command.env("USER", "u1").env("HOME", &self.home).env_remove("LOG_STDERR_TIMESTAMP").current_dir("/");
     }
 

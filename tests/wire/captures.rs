@@ -21,10 +21,13 @@ pub fn files() -> BTreeMap<String, Vec<u8>> {
     out
 }
 
+/// Items, with the streams that belong to them.
+type Items = Vec<(Item, Option<Vec<u8>>)>;
+
 /// All events of one direction, streams whole.
-pub fn decode(wire: &[u8], step: usize) -> (Headers, Vec<(Item, Option<Vec<u8>>)>) {
+pub fn decode(wire: &[u8], step: usize) -> (Headers, Items) {
     let mut decoder = Decoder::default();
-    let mut items: Vec<(Item, Option<Vec<u8>>)> = Vec::new();
+    let mut items: Items = Vec::new();
     for part in wire.chunks(step) {
         decoder.feed(part);
         while let Some(event) = decoder.next_event().expect("a real session") {
@@ -149,7 +152,7 @@ fn shown(item: &Item, stream: Option<&[u8]>, headers: &Headers) -> Value {
             o.insert(key.to_owned(), value);
         }
     };
-    let flag = |on: bool| on.then(|| json!(true));
+    let flag = |on: bool| on.then_some(json!(true));
     let stream = stream.map(|s| json!({ "size": s.len(), "sha256": hex::encode(Sha256::digest(s)) }));
     set("item", Some(json!(if *item == Item::End { "end_of_list" } else { item.name() })));
     match item {

@@ -105,10 +105,7 @@ impl Own {
             kind: if new { ChangeType::Save } else { ChangeType::Flags },
             uid: item.uid.get(),
             guid: Some(guid.text()),
-            hdr_hash: match &self.hashes {
-                None => None,
-                Some(list) => Some(list.get(n).cloned().flatten().unwrap_or_default()),
-            },
+            hdr_hash: self.hashes.as_ref().map(|list| list.get(n).cloned().flatten().unwrap_or_default()),
             modseq: item.modseq.0,
             private_modseq: 0,
             add_flags: log.map_or(0, |l| l.added.bits()),

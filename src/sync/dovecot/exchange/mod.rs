@@ -1,0 +1,360 @@
+//! The lists of one mailbox (wire.md 5.4): both directions at once, neither waiting for more than the gates ask for.
+//!
+//! What a side sends: attributes, changes, requests, mails, its state; a source no requests, a destination nothing but
+//! requests and its state.
+
+mod receive;
+mod send;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::Read;
+
+use super::Settings;
+use super::decide;
+use super::view::{Identity, Own, Theirs, Wanted, timestamp};
+use crate::mail::{
+    self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
+    Store, Uid,
+};
+use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
+use crate::sync::merge::{self, Context, Merged, Missing, Outcome};
+use crate::sync::message::{Attributes, MailText};
+use crate::sync::round::{RoundError, RoundReport};
+use crate::sync::tree::Side;
+use crate::sync::{MailboxState, Mode, Options, Source, attributes, facts};
+use crate::wire::{
+    AttributeItem, Change, ChangeType, Conn, ConnError, Error, Event, Item, MailItem, MailboxItem, Request, Spool, StateItem,
+    Wait,
+};
+
+/// Mails that are committed together.
+const BATCH: usize = 1000;
+/// A part of a mail text.
+const PART: usize = 64 << 10;
+/// Attributes longer than this are refused.
+const ATTRIBUTE: u64 = 16 << 20;
+/// Attributes that are longer travel as streams.
+const INLINE: usize = 4096;
+/// More changes than a mailbox can have mails for.
+const MOST: usize = 1 << 26;
+
+/// Why the lists ended early.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// This side cannot go on with the run.
+    Own(mail::Error),
+    /// There is no other side any more, or it makes no sense.
+    Conn(ConnError),
+}
+
+impl From<ConnError> for Stopped {
+    fn from(e: ConnError) -> Self {
+        Self::Conn(e)
+    }
+}
+
+impl From<Error> for Stopped {
+    fn from(e: Error) -> Self {
+        Self::Conn(e.into())
+    }
+}
+
+impl From<mail::Error> for Stopped {
+    fn from(e: mail::Error) -> Self {
+        Self::Own(e)
+    }
+}
+
+impl From<RoundError> for Stopped {
+    fn from(e: RoundError) -> Self {
+        match e {
+            RoundError::Own(e) | RoundError::End(e) => Self::Own(e),
+            RoundError::Peer(f) => Self::Own(mail::Error::new(f.class, f.text)),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Stopped>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Attributes,
+    Changes,
+    Requests,
+    Mails,
+    State,
+    Done,
+}
+
+/// A mailbox whose lists are to be exchanged.
+pub(super) struct Subject<'a> {
+    pub conn: &'a mut Conn,
+    pub options: &'a Options,
+    pub settings: &'a Settings,
+    pub side: Side,
+    /// Headers that hashes are made of.
+    pub hashed_headers: &'a [String],
+    pub store: &'a mut dyn Store,
+    pub mailbox: &'a mut dyn Mailbox,
+    pub name: &'a MailboxName,
+    pub own: MailboxItem,
+    pub peer: MailboxItem,
+    /// What is known from the saved state.
+    pub saved: Option<MailboxState>,
+    /// What the log tells since then.
+    pub changes: mail::Changes,
+    /// The two mailboxes have just become one.
+    pub unified: bool,
+    pub report: &'a mut RoundReport,
+}
+
+/// How the lists ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// What both have in common.
+    pub state: Option<MailboxState>,
+    /// Others were at work.
+    pub desync: Option<String>,
+    /// A saved state must not be used any more.
+    pub full_resync: bool,
+}
+
+/// Exchanges the lists and does this side's part.
+pub(super) fn run(subject: Subject<'_>) -> Result<Ended> {
+    Exchange::new(subject)?.run()
+}
+
+/// What is told of a UID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Claim,
+    Item(usize),
+    Gone(usize),
+}
+
+/// What is coming in as a stream.
+enum Incoming {
+    Attribute(Box<AttributeItem>, Spool),
+    Mail(MailItem, Spool),
+}
+
+struct Exchange<'a> {
+    s: Subject<'a>,
+    sends: bool,
+    receives: bool,
+    with_attributes: bool,
+    last_common: Option<Uid>,
+    status: Status,
+    peer_status: Status,
+    own: Own,
+    attributes: Option<Attributes>,
+    // What is sent.
+    sending: Phase,
+    told: Option<Vec<(Uid, Told)>>,
+    next_told: usize,
+    hold_changes: bool,
+    requested: Vec<Uid>,
+    next_requested: usize,
+    body: Option<Box<dyn Read + Send>>,
+    // What is received.
+    receiving: Phase,
+    incoming: Option<Incoming>,
+    their_attributes: Vec<(Attribute, Option<ModSeq>, bool)>,
+    their_changes: Vec<Change>,
+    last_uid: u32,
+    theirs: Option<Theirs>,
+    outcome: Option<Outcome>,
+    copies: Vec<(Uid, Uid)>,
+    by_guid: HashMap<Vec<u8>, Vec<usize>>,
+    by_uid: HashMap<u32, Vec<usize>>,
+    requests: Vec<Request>,
+    pending: BTreeSet<Uid>,
+    staged_top: Option<Uid>,
+    import: Import<'static>,
+    guid_uids: Option<HashMap<MailGuid, Uid>>,
+    asked_by_uid: HashSet<Uid>,
+    own_state: Option<StateItem>,
+    their_state: Option<StateItem>,
+    ended: Ended,
+    last_common_after: u32,
+}
+
+impl<'a> Exchange<'a> {
+    fn new(mut s: Subject<'a>) -> Result<Self> {
+        let is_source = s.options.mode.is_source(s.side);
+        let (sends, receives) = match s.options.mode {
+            Mode::TwoWay => (true, true),
+            _ => (is_source, !is_source),
+        };
+        let by_guid = s.peer.have_save_guids && (s.own.have_save_guids || is_source && s.own.have_guids)
+            || !is_source && s.options.mode != Mode::TwoWay && s.peer.have_guids && s.own.have_save_guids;
+        let identity = if by_guid {
+            Identity::Guid
+        } else {
+            Identity::Hash {
+                headers: s.hashed_headers.to_vec(),
+                filtered: s.conn.peer().minor() >= 4,
+                empty: s.peer.messages == 0,
+            }
+        };
+        let last_common = s.saved.and_then(|saved| saved.last_common);
+        let changes = std::mem::take(&mut s.changes);
+        let log_attributes = changes.attributes.clone();
+        let guids = facts::guids(s.mailbox);
+        let facts = facts::with_changes(s.mailbox, &guids, changes, &s.options.filter);
+        let wanted = Wanted { identity: &identity, filter: &s.options.filter, last_common };
+        let (own, bad) = Own::read(s.mailbox, facts, &wanted);
+        s.report.bad.extend(guids.bad);
+        for (uid, error) in bad {
+            if error.class() != Class::Expunged && !s.report.bad.iter().any(|b| b.uid == uid) {
+                s.report.bad.push(facts::BadMail { uid, error });
+            }
+        }
+        let attributes = match s.store.attributes(s.name, s.own.guid) {
+            Ok(present) => present.map(|present| Attributes { present, changes: log_attributes }),
+            // A side without a dictionary has nothing to say.
+            Err(e) if e.class() == Class::NotPossible => None,
+            Err(e) => return Err(e.at(format!("Mailbox {}: Failed to get attributes", s.name)).into()),
+        };
+        let status = s.mailbox.status();
+        let peer_status = super::view::status(&s.peer).ok_or_else(|| Error::Value {
+            kind: "mailbox",
+            column: "uid_validity",
+            value: s.peer.uidvalidity.to_string(),
+        })?;
+        let with_attributes = s.conn.peer().minor() >= 1;
+        let hold_changes = receives && sends && (own.guids_missing(last_common) || !own.facts.held_back.is_empty());
+        Ok(Self {
+            sends,
+            receives,
+            with_attributes,
+            last_common,
+            status,
+            peer_status,
+            own,
+            attributes,
+            sending: if sends { Phase::Attributes } else { Phase::Requests },
+            told: None,
+            next_told: 0,
+            hold_changes,
+            requested: Vec::new(),
+            next_requested: 0,
+            body: None,
+            receiving: match (receives, with_attributes) {
+                (true, true) => Phase::Attributes,
+                (true, false) => Phase::Changes,
+                (false, _) => Phase::Requests,
+            },
+            incoming: None,
+            their_attributes: Vec::new(),
+            their_changes: Vec::new(),
+            last_uid: 0,
+            theirs: None,
+            outcome: None,
+            copies: Vec::new(),
+            by_guid: HashMap::new(),
+            by_uid: HashMap::new(),
+            requests: Vec::new(),
+            pending: BTreeSet::new(),
+            staged_top: None,
+            import: Import::default(),
+            guid_uids: None,
+            asked_by_uid: HashSet::new(),
+            own_state: None,
+            their_state: None,
+            ended: Ended::default(),
+            last_common_after: status.identity.uid_next.get() - 1,
+            s,
+        })
+    }
+
+    fn run(mut self) -> Result<Ended> {
+        let result = self.exchange();
+        if result.is_err() && self.outcome.as_ref().is_some_and(|o| !o.rebuild) {
+            // What has arrived whole stays.
+            let kept = Carry {
+                side: self.s.side,
+                placement: self.s.options.placement,
+                mailbox: self.s.mailbox,
+                name: self.s.name,
+                report: self.s.report,
+            }
+            .commit(&mut self.import);
+            if let Err(RoundError::Own(e)) = kept {
+                tracing::error!("Mailbox {}: {e}", self.s.name);
+            }
+        }
+        result?;
+        Ok(self.end())
+    }
+
+    fn exchange(&mut self) -> Result<()> {
+        while self.sending != Phase::Done || self.receiving != Phase::Done {
+            if self.produce()? {
+                // A word of the other side may be there in the meantime; it must not wait until all is said.
+                if let Some(event) = self.s.conn.next(Wait::No)? {
+                    self.take(event)?;
+                }
+                continue;
+            }
+            let wait = if self.s.conn.has_room() { Wait::Input } else { Wait::InputOrRoom };
+            if let Some(event) = self.s.conn.next(wait)? {
+                self.take(event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The own S.
+    fn state(&self) -> StateItem {
+        let status = self.s.mailbox.status();
+        let resync = self.ended.full_resync;
+        let disturbed = self.ended.desync.is_some();
+        let modseqs = if self.receives && !disturbed { self.peer_status } else { self.status };
+        StateItem {
+            guid: self.s.own.guid,
+            uidvalidity: if resync { 0 } else { status.identity.uidvalidity.get() },
+            last_common_uid: self.last_common_after,
+            modseq: modseqs.highest_modseq.0,
+            private_modseq: modseqs.highest_private_modseq.0,
+            messages: Some(if self.receives { status.messages } else { self.status.messages }),
+            changes: resync || disturbed,
+        }
+    }
+
+    fn end(mut self) -> Ended {
+        if let (Some(own), Some(theirs)) = (self.own_state, self.their_state) {
+            // Of a mailbox that was made in this run the common modseq is that of its beginning, to which its log often does not
+            // reach back (a Dovecot says so by ending with 2): the next run begins anew there, as after a mailbox was skipped.
+            let made = |b: &MailboxItem| b.messages == 0 && b.uid_next == 1;
+            let made_now = made(&self.s.own) != made(&self.s.peer);
+            let own = if made_now { StateItem { last_common_uid: 0, modseq: 0, private_modseq: 0, ..own } } else { own };
+            self.ended.state = Some(MailboxState {
+                uidvalidity: mail::UidValidity::new(self.s.own.uidvalidity),
+                last_common: Uid::new(own.last_common_uid.min(theirs.last_common_uid)),
+                modseq: ModSeq(own.modseq.min(theirs.modseq)),
+                private_modseq: ModSeq(own.private_modseq.min(theirs.private_modseq)),
+                messages: own.messages.unwrap_or(0),
+            });
+            if theirs.changes {
+                self.ended.desync.get_or_insert_with(|| "Remote notified that changes happened during sync".into());
+                self.ended.full_resync |= theirs.uidvalidity == 0;
+            }
+        }
+        self.ended
+    }
+}
+
+/// The ranges with these UIDs in them as well.
+fn with_uids(ranges: Vec<(Uid, Uid)>, more: impl Iterator<Item = Uid>) -> Vec<(Uid, Uid)> {
+    let mut all: Vec<(Uid, Uid)> = ranges.into_iter().chain(more.map(|u| (u, u))).collect();
+    all.sort_unstable();
+    let mut out: Vec<(Uid, Uid)> = Vec::with_capacity(all.len());
+    for (first, last) in all {
+        match out.last_mut() {
+            Some((_, end)) if first <= end.next() => *end = last.max(*end),
+            _ => out.push((first, last)),
+        }
+    }
+    out
+}

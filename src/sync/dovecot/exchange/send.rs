@@ -1,0 +1,226 @@
+//! What this side sends.
+
+use super::*;
+
+impl Exchange<'_> {
+    /// Sends some of what may be sent now. False when something has to come first.
+    pub(super) fn produce(&mut self) -> Result<bool> {
+        if self.sending != Phase::Done && !self.s.conn.has_room() {
+            return Ok(false);
+        }
+        match self.sending {
+            Phase::Attributes => {
+                if self.with_attributes {
+                    self.send_attributes();
+                    self.s.conn.send(&Item::End);
+                }
+                self.sending = Phase::Changes;
+                Ok(true)
+            }
+            Phase::Changes => {
+                if self.hold_changes {
+                    if self.receiving <= Phase::Changes {
+                        return Ok(false);
+                    }
+                    self.hold_changes = false;
+                }
+                let told = match self.told.take() {
+                    Some(told) => told,
+                    None => self.plan_changes(),
+                };
+                let end = told.len().min(self.next_told + 256);
+                for &(uid, what) in &told[self.next_told..end] {
+                    if let Some(change) = self.change(uid, what) {
+                        self.s.conn.send(&Item::Change(change));
+                    }
+                }
+                self.next_told = end;
+                if end == told.len() {
+                    self.s.conn.send(&Item::End);
+                    self.sending = if self.receives { Phase::Requests } else { Phase::Mails };
+                } else {
+                    self.told = Some(told);
+                }
+                Ok(true)
+            }
+            Phase::Requests => {
+                if self.receiving <= Phase::Changes {
+                    return Ok(false);
+                }
+                for request in std::mem::take(&mut self.requests) {
+                    self.s.conn.send(&Item::Request(request));
+                }
+                self.s.conn.send(&Item::End);
+                self.sending = if self.sends { Phase::Mails } else { Phase::State };
+                Ok(true)
+            }
+            Phase::Mails => {
+                if self.receiving <= Phase::Requests {
+                    return Ok(false);
+                }
+                self.send_mails()?;
+                Ok(true)
+            }
+            Phase::State => {
+                if self.receiving < Phase::State {
+                    return Ok(false);
+                }
+                if self.receives {
+                    self.finish_import()?;
+                }
+                let state = self.state();
+                self.s.conn.send(&Item::State(state.clone()));
+                self.s.conn.flush();
+                self.own_state = Some(state);
+                self.sending = Phase::Done;
+                Ok(true)
+            }
+            Phase::Done => Ok(false),
+        }
+    }
+
+    pub(super) fn send_attributes(&mut self) {
+        let Some(own) = &self.attributes else { return };
+        let incremental = self.last_common.is_some();
+        let change = |key: &AttributeKey| own.changes.iter().rev().find(|c| c.key == *key);
+        let mut list: Vec<&Attribute> = own.present.iter().filter(|a| !incremental || change(&a.key).is_some()).collect();
+        list.sort_by_key(|a| !a.key.private);
+        let items: Vec<(AttributeItem, Option<&Vec<u8>>)> = list
+            .into_iter()
+            .filter_map(|a| {
+                let value = a.value.as_ref()?;
+                let stream = value.len() > INLINE || value.contains(&0);
+                let item = AttributeItem {
+                    private: a.key.private,
+                    key: a.key.key.clone().into_bytes(),
+                    value: (!stream).then(|| value.clone()),
+                    stream,
+                    deleted: false,
+                    last_change: (a.changed.0 > 0).then_some(a.changed.0.into()),
+                    modseq: change(&a.key).map(|c| c.modseq.0).filter(|m| *m > 0),
+                };
+                Some((item, stream.then_some(value)))
+            })
+            .collect();
+        for (item, data) in items {
+            self.s.conn.send(&Item::Attribute(Box::new(item)));
+            if let Some(data) = data {
+                self.s.conn.send_data(data);
+                self.s.conn.send_data_end();
+            }
+        }
+        for c in own.changes.iter().filter(|c| c.removed && !own.present.iter().any(|a| a.key == c.key)) {
+            let item = AttributeItem {
+                private: c.key.private,
+                key: c.key.key.clone().into_bytes(),
+                value: None,
+                stream: false,
+                deleted: true,
+                last_change: None,
+                modseq: Some(c.modseq.0).filter(|m| *m > 0),
+            };
+            self.s.conn.send(&Item::Attribute(Box::new(item)));
+        }
+    }
+
+    /// What is told of mails, by UID: those that are there, those that are gone, and claims.
+    pub(super) fn plan_changes(&self) -> Vec<(Uid, Told)> {
+        let own = &self.own;
+        let mut out = Vec::with_capacity(own.facts.items.len() + own.facts.expunged.len());
+        out.extend(own.claims.keys().map(|uid| (*uid, Told::Claim)));
+        out.extend(own.facts.items.iter().enumerate().map(|(n, i)| (i.uid, Told::Item(n))));
+        // Above the common UIDs of a state nobody asks what is gone.
+        let asked = |uid: Uid| self.last_common.is_none_or(|l| uid <= l);
+        out.extend(own.facts.expunged.iter().enumerate().filter(|(_, e)| asked(e.uid)).map(|(n, e)| (e.uid, Told::Gone(n))));
+        // No UID occurs twice: what stands first here counts.
+        out.sort_by_key(|(uid, told)| (*uid, *told));
+        out.dedup_by_key(|(uid, _)| *uid);
+        out
+    }
+
+    pub(super) fn change(&self, uid: Uid, told: Told) -> Option<Change> {
+        let filter = &self.s.options.filter;
+        match told {
+            Told::Claim => self.own.claims.get(&uid).cloned(),
+            Told::Item(n) => self.own.change(n, self.last_common, filter.since.is_some() || filter.until.is_some()),
+            Told::Gone(n) => Some(Own::expunge(&self.own.facts.expunged[n], filter)),
+        }
+    }
+
+    pub(super) fn send_mails(&mut self) -> Result<()> {
+        if let Some(body) = &mut self.body {
+            let mut buffer = vec![0; PART];
+            let n = body
+                .read(&mut buffer)
+                .map_err(|e| mail::Error::new(Class::Temporary, format!("Exporting mailbox {} failed: {e}", self.s.name)))?;
+            if n > 0 {
+                self.s.conn.send_data(&buffer[..n]);
+            } else {
+                self.s.conn.send_data_end();
+                self.body = None;
+            }
+            return Ok(());
+        }
+        let Some(&uid) = self.requested.get(self.next_requested) else {
+            self.s.conn.send(&Item::End);
+            self.sending = Phase::State;
+            return Ok(());
+        };
+        self.next_requested += 1;
+        let by_uid = self.asked_by_uid.contains(&uid);
+        let guid = self.own.guids[self.own.index(uid)].as_ref().map(MailGuid::text);
+        let text = self.carry().text(uid);
+        let mut item = MailItem {
+            guid: if by_uid { Some(Vec::new()) } else { guid },
+            uid: by_uid.then_some(uid.get()),
+            pop3_uidl: Some(Vec::new()),
+            ..MailItem::default()
+        };
+        match text {
+            Ok(text) => {
+                let time = |t: mail::Timestamp| (t.0 > 0).then_some(i64::from(t.0));
+                item.pop3_uidl = Some(text.facts.pop3_uidl.unwrap_or_default().into_bytes());
+                item.pop3_order = Some(text.facts.pop3_order).filter(|o| *o > 0);
+                item.received = time(text.facts.received);
+                item.saved = time(text.facts.saved);
+                match self.readable(text.body) {
+                    Ok(body) => {
+                        item.stream = true;
+                        self.body = Some(body);
+                    }
+                    Err(e) => self.carry().bad(uid, e),
+                }
+            }
+            Err(e) => self.carry().bad(uid, e),
+        }
+        self.s.conn.send(&Item::Mail(item));
+        Ok(())
+    }
+
+    /// A text that can be read to its end. One that has to be unpacked is, before anything is said of it: half a mail would
+    /// be the end of the session.
+    pub(super) fn readable(&self, mut body: mail::Body) -> mail::Result<Box<dyn Read + Send>> {
+        if body.range.is_some() {
+            return Ok(body.reader);
+        }
+        let mut spool = Spool::default();
+        let mut buffer = vec![0; PART];
+        loop {
+            let n = body.reader.read(&mut buffer).map_err(|e| mail::Error::new(Class::Temporary, e))?;
+            if n == 0 {
+                return Ok(spool.finish().body().reader);
+            }
+            spool.add(&buffer[..n], &self.s.settings.temp_dir)?;
+        }
+    }
+
+    pub(super) fn carry(&mut self) -> Carry<'_> {
+        Carry {
+            side: self.s.side,
+            placement: self.s.options.placement,
+            mailbox: &mut *self.s.mailbox,
+            name: self.s.name,
+            report: &mut *self.s.report,
+        }
+    }
+}

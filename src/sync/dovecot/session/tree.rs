@@ -1,0 +1,111 @@
+//! The two trees (wire.md 5.1, steps 4 to 6).
+
+use super::*;
+
+impl Session<'_> {
+    pub(super) fn tree_options(&self) -> TreeOptions {
+        TreeOptions {
+            peer: Peer::Dovecot,
+            only: self.options.only.clone(),
+            exclude: self.options.exclude.clone(),
+            allow_empty_source: self.options.allow_empty_source,
+            ..TreeOptions::new(self.options.mode, self.side)
+        }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        let peer = self.conn.peer();
+        if peer.has(Kind::Handshake, "no_mailbox_renames") || !peer.has(Kind::Deletes, "escape_char") {
+            Version::V22
+        } else if peer.has(Kind::Handshake, "import_commit_msgs_interval") {
+            Version::V23
+        } else {
+            Version::V24
+        }
+    }
+
+    pub(super) fn receive_tree(&mut self) -> Result<(Vec<TreeNode>, Deletes)> {
+        self.at = "recv_mailbox_tree";
+        let mut nodes = Vec::new();
+        loop {
+            match self.item()? {
+                Item::End => break,
+                Item::Node(n) if nodes.len() < MOST_NAMES => nodes.push(*n),
+                Item::Node(_) => return Err(Error::TooMuch("mailboxes").into()),
+                other => return Err(Self::unexpected(&other, "mailbox_tree_node")),
+            }
+        }
+        self.at = "recv_mailbox_tree_deletes";
+        match self.item()? {
+            Item::Deletes(d) => Ok((nodes, *d)),
+            other => Err(Self::unexpected(&other, "mailbox_delete")),
+        }
+    }
+
+    pub(super) fn send_tree(&mut self, own: &Tree, theirs: Option<&(Vec<TreeNode>, Deletes)>) {
+        self.at = "send_mailbox_tree";
+        let options = self.tree_options();
+        for node in names::nodes(own, theirs.map(|t| &t.0[..]), &options, self.version()) {
+            self.conn.send(&Item::Node(Box::new(node)));
+        }
+        self.conn.send(&Item::End);
+        self.conn.send(&Item::Deletes(Box::new(names::deletes(own, theirs.map(|t| t.1.separator)))));
+        self.conn.flush();
+    }
+
+    pub(super) fn sync_tree(&mut self, store: &mut dyn Store) -> Result<Plan> {
+        let own = store.scan(&self.options.namespaces)?;
+        for (name, error) in &own.problems {
+            tracing::error!("Failed to access mailbox {name}: {error}");
+            self.report.fail(error.class());
+        }
+        let is_source = self.options.mode.is_source(self.side);
+        let mut theirs = None;
+        if self.side == Side::Master {
+            theirs = Some(self.receive_tree()?);
+        } else {
+            if !own.problems.is_empty() && is_source {
+                // The other side would take what is not told for deleted.
+                return Err(End::Told(Class::Temporary));
+            }
+            self.send_tree(&own, None);
+        }
+        let received = match theirs {
+            Some(received) => received,
+            None => self.receive_tree()?,
+        };
+        let peer = names::tree(&received.0, &received.1, self.settings.alt_char, &own)?;
+        let plan = plan::plan(&own, &peer, &self.tree_options()).map_err(|e| End::Own(mail::Error::new(e.class(), e)))?;
+        if self.side == Side::Master {
+            self.send_tree(&own, Some(&received));
+        }
+        for note in &plan.notes {
+            if note.is_problem() {
+                self.report.skipped += 1;
+            }
+            tracing::warn!("{note}");
+        }
+        let guids = |t: &Tree| -> HashSet<MailboxGuid> {
+            t.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
+        };
+        self.known = guids(&own).intersection(&guids(&peer)).copied().collect();
+        let identities = peer.nodes.iter().filter_map(|n| n.identity);
+        self.their_uidvalidity = identities.map(|i| (i.guid, i.uidvalidity)).collect();
+        let outcome = plan::execute(store, &plan.actions)?;
+        self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
+        for error in outcome.impossible {
+            tracing::error!("{error}; it is left out, the others go on");
+            self.report.fail(error.class());
+        }
+        for reason in outcome.desync {
+            tracing::warn!("{reason}");
+            self.report.desync(reason);
+        }
+        for action in &plan.actions {
+            if let TreeAction::SetGuid { name, from, .. } = action {
+                self.former.insert(*from, name.clone());
+            }
+        }
+        Ok(plan)
+    }
+}
