@@ -11,7 +11,11 @@ pub mod index;
 
 pub mod store;
 
+pub mod wire;
+
 pub mod sync;
+
+pub mod peer;
 
 pub mod config;
 
@@ -20,3 +24,7 @@ pub mod users;
 pub mod run;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the ground up.
-const ROOMS: [&str; 9] = ["os", "mail", "index", "store", "sync", "config", "users", "run", "cli"];
+const ROOMS: [&str; 11] = ["os", "mail", "index", "store", "wire", "sync", "peer", "config", "users", "run", "cli"];
 /// Storages: what is not listed here is shared by them.
 const SIBLINGS: [&str; 5] = ["list", "maildir", "sdbox", "mdbox", "local"];
 

@@ -43,6 +43,11 @@ impl Failure {
         Self { kind: Kind::Fatal, text, code: exit::USAGE }
     }
 
+    /// Without a word.
+    pub(super) const fn silent(code: u8) -> Self {
+        Self { kind: Kind::Said, text: String::new(), code }
+    }
+
     /// The exit code.
     pub(super) const fn code(&self) -> u8 {
         self.code

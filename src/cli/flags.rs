@@ -162,6 +162,18 @@ pub(super) struct ServerArgs {
     #[command(flatten)]
     pub(super) common: CommonArgs,
 
+    /// Read the user's name from the first line of standard input, as a peer with "remoteprefix:" sends it
+    #[arg(long, help_heading = "Which users")]
+    pub(super) read_user: bool,
+
+    /// Change nothing here: be the source of a backup -R or a sync -1R, and refuse everything else
+    #[arg(long, help_heading = "What is done")]
+    pub(super) read_only: bool,
+
+    /// Accepted and ignored
+    #[arg(short = 'd', long, hide = true)]
+    pub(super) default_destination: bool,
+
     /// Words that peers append by mistake
     #[arg(hide = true)]
     pub(super) words: Vec<String>,
@@ -240,6 +252,13 @@ pub(super) struct RunArgs {
     #[arg(short = 'I', long, value_name = "SIZE", help_heading = "Which mails")]
     pub(super) sync_max_size: Option<String>,
 
+    /// Where new mails go if a side has an alternative storage: keep, primary or older-than=TIME
+    ///
+    /// With keep, which is the default, a mail that lies in the alternative storage (ALT=) of one side goes to that of the
+    /// other. With primary none does. With older-than those do that were saved before TIME, which is written as with -t.
+    #[arg(long, value_name = "PLACE", help_heading = "What is done")]
+    pub(super) alt: Option<String>,
+
     /// Take the user's lock, waiting at most SECS for it
     ///
     /// Two runs that both take it never work on one user at a time; a run without -l does not notice it. 0 takes no lock, as
@@ -259,8 +278,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "DESTINATION", action = ArgAction::Append, help_heading = "The destination")]
     pub(super) destination: Vec<String>,
 
-    /// A mail location such as mdbox:~/mdbox; [user@]host, remote:[login@]host, tcp:host[:port], tcps:host[:port] or a
-    /// command line are the other forms
+    /// A mail location such as mdbox:~/mdbox; [user@]host, remote:[login@]host, ssh://[login@]host[:port], tcp:host[:port],
+    /// tcps:host[:port] or a command line are the other forms
     #[arg(value_name = "DESTINATION")]
     pub(super) words: Vec<String>,
 

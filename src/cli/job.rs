@@ -2,15 +2,22 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::Span;
 
 use super::destination::{Destination, two_locations};
-use super::flags::CommonArgs;
+use super::flags::{CommonArgs, Global};
+use super::reach::{self, Whom};
 use super::request::Request;
 use super::{Failure, exit};
 use crate::config::{AccountError, Config, Side};
 use crate::mail::Selection;
+use crate::os::stop::Stop;
 use crate::run::{self, Job, Peer, check};
+use crate::store::Account;
 use crate::store::list::Location;
+use crate::sync::dovecot::Settings;
 use crate::users::{self, User, Who};
 
 /// What log lines begin with.
@@ -28,76 +35,137 @@ pub(super) fn user_name(config: &Config, common: &CommonArgs) -> Result<String, 
     variable.or_else(process).ok_or_else(|| Failure::usage("USER environment is missing and -u option not used".into()))
 }
 
-/// Finds the user, becomes them, and looks at both sides without opening any mail. Errors have been said.
-pub(super) fn prepare(config: &Config, request: Request, common: &CommonArgs, name: &str) -> Result<Job, Failure> {
-    let found = span("doveadm", name).in_scope(|| first_side(config, request, common, name).map_err(Failure::say))?;
-    span("dsync", name).in_scope(|| second_side(config, found).map_err(Failure::say))
+/// Who called, and how.
+pub(super) struct Caller<'a> {
+    pub(super) config: &'a Config,
+    pub(super) global: &'a Global,
+    pub(super) common: &'a CommonArgs,
+    pub(super) stop: &'a Stop,
+}
+
+/// What is to be done, with whom, and what log lines begin with meanwhile.
+pub(super) struct Ready {
+    pub(super) job: Job,
+    pub(super) peer: Peer,
+    pub(super) span: Span,
+}
+
+/// Finds the user, opens the way to the other side, becomes the user, and looks at both sides without opening any mail.
+/// Errors have been said.
+pub(super) fn prepare(caller: &Caller<'_>, request: Request, name: &str) -> Result<Ready, Failure> {
+    let found = span("doveadm", name).in_scope(|| first_side(caller, request, name).map_err(Failure::say))?;
+    let FirstSide { request, user, account, second } = found;
+    let config = caller.config;
+    let (peer, span) = match second {
+        Second::Local(location) => {
+            let span = span("dsync", name);
+            let account = span.in_scope(|| second_account(config, &request, &user, location).map_err(Failure::say))?;
+            (Peer::Local(Box::new(account)), span)
+        }
+        Second::Remote(peer) => {
+            let prefix = config.expanded("mail_log_prefix", &user.vars).unwrap_or_default();
+            (Peer::Remote(peer), tracing::error_span!("user", prefix))
+        }
+    };
+    let mut options = request.options;
+    options.commit_interval = match config.uint("dsync_commit_msgs_interval") {
+        0 => u32::MAX,
+        n => n.max(options.commit_interval),
+    };
+    let stream = stream_settings(caller, request.stream.timeout);
+    Ok(Ready { job: Job { account, options, stream, rawlog: request.stream.rawlog }, peer, span })
 }
 
 /// A job without its second side.
 struct FirstSide {
     request: Request,
     user: User,
-    account: crate::store::Account,
-    destination: String,
+    account: Account,
+    second: Second,
 }
 
-fn first_side(config: &Config, mut request: Request, common: &CommonArgs, name: &str) -> Result<FirstSide, Failure> {
-    // Nothing of a run that we cannot do is begun.
+enum Second {
+    /// At this location.
+    Local(String),
+    /// Behind a stream.
+    Remote(crate::peer::Peer),
+}
+
+fn first_side(caller: &Caller<'_>, mut request: Request, name: &str) -> Result<FirstSide, Failure> {
+    let Caller { config, common, .. } = *caller;
     let two = two_locations(&request.words).filter(|_| !config.has_file() && !request.default_destination);
     let (source, destination) = match two {
         Some((a, b)) => (Some(a.to_owned()), Some(Destination::Local(b.into()))),
-        None => (None, Destination::of_words(&request.words).filter(|_| !request.default_destination)),
+        None => {
+            let words = request.words.as_slice();
+            (None, Destination::of_words(words, common.legacy_dsync).filter(|_| !request.default_destination))
+        }
     };
-    let destination = destination.map(local).transpose()?;
     config.check_user().map_err(|e| temporary(format!("User lookup failed: {e}")))?;
 
-    let who = who(config, common, name);
+    let who = who(config, common, name, false);
     let user = User::find(&who, config).map_err(|e| {
         let hint = if e.is_missing_ids() && !config.has_file() {
             let sides = source.as_deref().map_or_else(|| config.text("mail_location").into(), str::to_owned);
-            owner_hint(&[Some(sides), destination.clone()])
+            let there = match &destination {
+                Some(Destination::Local(location)) => Some(location.clone()),
+                _ => None,
+            };
+            owner_hint(&[Some(sides), there])
         } else {
             String::new()
         };
-        let code = if matches!(e, users::Error::NotFound) { exit::NO_USER } else { exit::of_class(e.class()) };
-        Failure::error(format!("{e}{hint}"), code)
+        user_error(&e, &hint)
     })?;
     let destination = match destination {
         Some(destination) => destination,
         None => replica(config, &user)?,
     };
-    user.become_user(config).map_err(|e| Failure::error(e.to_string(), exit::of_class(e.class())))?;
-
-    if request.options.namespaces == Selection::All {
-        return Err(Failure::fatal("-N parameter requires syncing with remote host".into()));
+    let is_remote = !matches!(destination, Destination::Local(_));
+    if is_remote && !request.destination_options.is_empty() {
+        return Err(temporary("-p sets settings of a destination on this machine only".into()));
     }
     if request.dates_are_reversed() {
         return Err(Failure::fatal("start date is later than end date".into()));
     }
+    let whom = Whom { name, was_named: common.user.is_some() };
+    let second = match (reach::open(caller, &request, &destination, &whom)?, destination) {
+        (Some(peer), _) => Second::Remote(peer),
+        (None, Destination::Local(location)) => Second::Local(location),
+        (None, _) => return Err(temporary("The destination cannot be reached".into())),
+    };
+    user.become_user(config).map_err(|e| Failure::error(e.to_string(), exit::of_class(e.class())))?;
+
+    if request.options.namespaces == Selection::All && !is_remote {
+        return Err(Failure::fatal("-N parameter requires syncing with remote host".into()));
+    }
     let location = match source {
         Some(source) => source,
-        None => source_location(config, &user, matches!(who, Who::Current { .. }))?,
+        None => source_location(config, &user, &who)?,
     };
-    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
-    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
-    if !foreign.is_empty() {
-        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
-    }
-    let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
-    let account = config.account(side, &user.vars).map_err(|e| account_error(&e))?;
+    let account = account(config, &user, location)?;
     check::locations(&account, has_namespaces(config)).map_err(|e| unusable(&e))?;
     let selected = check::namespaces(&request.options.namespaces, &account).map_err(|e| {
         // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
         if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
     })?;
     request.options.namespaces = selected;
-    Ok(FirstSide { request, user, account, destination })
+    Ok(FirstSide { request, user, account, second })
 }
 
-fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
-    let FirstSide { request, user, account, destination } = found;
-    let side = Side { owner: user.owner.clone(), location: destination, separator: default_separator(config) };
+/// The user's mail at a location, as the configuration has it.
+pub(super) fn account(config: &Config, user: &User, location: String) -> Result<Account, Failure> {
+    // zlib and listescape are built in. The others are Dovecot's to load: the mails are read and written without them.
+    let foreign: Vec<_> = config.words("mail_plugins").into_iter().filter(|p| !["zlib", "listescape"].contains(p)).collect();
+    if !foreign.is_empty() {
+        tracing::info!("Plugins that are not used here: {}", foreign.join(" "));
+    }
+    let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
+    config.account(side, &user.vars).map_err(|e| account_error(&e))
+}
+
+fn second_account(config: &Config, request: &Request, user: &User, location: String) -> Result<Account, Failure> {
+    let side = Side { owner: user.owner.clone(), location, separator: default_separator(config) };
     let second = if request.destination_options.is_empty() {
         config.account(side, &user.vars)
     } else {
@@ -108,33 +176,38 @@ fn second_side(config: &Config, found: FirstSide) -> Result<Job, Failure> {
     };
     let second = second.map_err(|e| account_error(&e))?;
     check::locations(&second, has_namespaces(config)).map_err(|e| temporary(format!("Failed to initialize user: {e}")))?;
+    Ok(second)
+}
 
-    let mut options = request.options;
-    options.commit_interval = match config.uint("dsync_commit_msgs_interval") {
-        0 => u32::MAX,
-        n => n.max(options.commit_interval),
-    };
-    let owned = |words: Vec<&str>| words.into_iter().map(str::to_owned).collect();
-    Ok(Job {
-        account,
-        peer: Peer::Local(Box::new(second)),
-        options,
-        timeout: request.timeout,
-        rawlog: request.rawlog.map(PathBuf::from),
-        hashed_headers: owned(config.words("dsync_hashed_headers")),
+/// What a stream needs to know.
+pub(super) fn stream_settings(caller: &Caller<'_>, timeout: Option<Duration>) -> Settings {
+    let config = caller.config;
+    let hashed = config.words("dsync_hashed_headers").into_iter().map(str::to_owned).collect();
+    run::settings(Settings {
+        hashed_headers: hashed,
+        alt_char: config.text("dsync_alt_char").chars().next().unwrap_or('_'),
         empty_header_workaround: config.words("dsync_features").iter().any(|f| f.eq_ignore_ascii_case("empty-header-workaround")),
+        timeout,
+        debug: caller.global.debug,
+        temp_dir: PathBuf::from(config.text("mail_temp_dir")),
+        ..Settings::default()
     })
 }
 
-fn has_namespaces(config: &Config) -> bool {
+pub(super) fn user_error(e: &users::Error, hint: &str) -> Failure {
+    let code = if matches!(e, users::Error::NotFound) { exit::NO_USER } else { exit::of_class(e.class()) };
+    Failure::error(format!("{e}{hint}"), code)
+}
+
+pub(super) fn has_namespaces(config: &Config) -> bool {
     config.count("namespace") > 0
 }
 
-fn temporary(text: String) -> Failure {
+pub(super) fn temporary(text: String) -> Failure {
     Failure::error(text, exit::TEMPORARY)
 }
 
-fn unusable(e: &run::check::Unusable) -> Failure {
+pub(super) fn unusable(e: &run::check::Unusable) -> Failure {
     Failure::error(e.to_string(), exit::of_class(e.class()))
 }
 
@@ -142,18 +215,9 @@ fn account_error(e: &AccountError) -> Failure {
     Failure::error(e.to_string(), exit::of_class(e.class()))
 }
 
-fn local(destination: Destination) -> Result<String, Failure> {
-    match destination {
-        Destination::Local(location) => Ok(location),
-        other => {
-            let what = other.unsupported().unwrap_or_default();
-            Err(temporary(format!("{what}, which is not supported yet; nothing was done")))
-        }
-    }
-}
-
-fn who(config: &Config, common: &CommonArgs, name: &str) -> Who {
-    if common.user.is_some() {
+/// Who that is. A user whose name came from somewhere else than `USER` is looked up.
+pub(super) fn who(config: &Config, common: &CommonArgs, name: &str, was_told: bool) -> Who {
+    if common.user.is_some() || was_told {
         return Who::Named(name.into());
     }
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
@@ -163,12 +227,12 @@ fn who(config: &Config, common: &CommonArgs, name: &str) -> Who {
 }
 
 /// `-d`
-fn replica(config: &Config, user: &User) -> Result<String, Failure> {
+fn replica(config: &Config, user: &User) -> Result<Destination, Failure> {
     let replica = config
         .plugin_expanded("mail_replica", &user.vars)
         .map_err(|e| temporary(format!("Failed to expand plugin setting mail_replica: {e}")))?;
     match replica.filter(|replica| !replica.is_empty()) {
-        Some(replica) => local(Destination::of_location(&replica)),
+        Some(replica) => Ok(Destination::of_location(&replica)),
         None => {
             let code = exit::of_class(crate::mail::Class::NotFound);
             Err(Failure::error("User has no mail_replica in userdb".into(), code))
@@ -177,7 +241,7 @@ fn replica(config: &Config, user: &User) -> Result<String, Failure> {
 }
 
 /// The location of the first side; empty: to be found out.
-fn source_location(config: &Config, user: &User, is_current: bool) -> Result<String, Failure> {
+pub(super) fn source_location(config: &Config, user: &User, who: &Who) -> Result<String, Failure> {
     let location = config
         .expanded("mail_location", &user.vars)
         .map_err(|source| account_error(&AccountError::Expand { setting: "mail_location", source }))?;
@@ -187,7 +251,7 @@ fn source_location(config: &Config, user: &User, is_current: bool) -> Result<Str
     if let Some(driver) = config.own("mail_driver") {
         return Ok(format!("{driver}:{}", config.own("mail_path").unwrap_or_default()));
     }
-    let variable = |name| std::env::var(name).ok().filter(|text| is_current && !text.is_empty());
+    let variable = |name| std::env::var(name).ok().filter(|text| matches!(who, Who::Current { .. }) && !text.is_empty());
     Ok(variable("MAIL").or_else(|| variable("MAILDIR").map(|dir| format!("maildir:{dir}"))).unwrap_or_default())
 }
 

@@ -29,13 +29,32 @@ const DESTINATION: &[Part] = &[
     ),
     Term(
         "[user@]host, remote:[login@]host, remoteprefix:[login@]host",
-        "Another machine, by way of the setting dsync_remote_cmd. Not supported yet.",
+        "Another machine, by way of the command in the setting dsync_remote_cmd, which is ssh by default and runs \
+         \"doveadm dsync-server\" there. In the first form user is the one whose mail it is, in the others login is the one \
+         who logs in. remoteprefix: sends the user's name as a line before the protocol.",
     ),
-    Term("tcp:host[:port], tcps:host[:port]", "A doveadm server, plain or with TLS. Not supported yet."),
+    Term(
+        "ssh://[login@]host[:port][?identity=FILE&known_hosts=FILE]",
+        "Another machine, by way of the ssh client that is built in. The host's key must be in ~/.ssh/known_hosts or \
+         /etc/ssh/ssh_known_hosts, or in the file given here. The keys of the ssh agent and ~/.ssh/id_ed25519, id_ecdsa and \
+         id_rsa are tried, or only the one given here; it must have no passphrase. What runs there are the words behind \
+         %{host} in dsync_remote_cmd. ssh's own configuration is not read.",
+    ),
+    Term(
+        "tcp:host[:port], tcp:/path, tcps:host[:port]",
+        "A doveadm server of Dovecot 2.2, 2.3 or 2.4, plain, on a UNIX socket, or with TLS. The settings doveadm_port, \
+         doveadm_username, doveadm_password, and for TLS ssl_client_ca_file, ssl_client_ca_dir, ssl_client_cert, \
+         ssl_client_key, ssl_client_require_valid_cert and ssl_min_protocol hold.",
+    ),
     Term(
         "a command with its arguments",
         "More than one word, or one with a slash or a space in it, is a command whose standard input and output lead to \
-         dsync-server. Not supported yet.",
+         dsync-server. \"dsync-server\" is added as its last word. No shell sees it.",
+    ),
+    Text(
+        "A command is started with the rights of whoever started dsync, and with a small part of the environment: PATH, \
+         HOME, USER, the language, the ssh agent, and what import_environment names; with -k all of it. What it writes to \
+         standard error goes to dsync's.",
     ),
 ];
 
@@ -72,6 +91,11 @@ const ENVIRONMENT: &[Part] = &[
     Term("USER, HOME", "The user, without -u."),
     Term("CONFIG_FILE", "The configuration, without -c."),
     Term("MAIL, MAILDIR", "The first side, without -u, if mail_location is empty."),
+    Term("SSH_AUTH_SOCK", "The ssh agent, for commands and for ssh://."),
+    Term(
+        "DOVECOT_HOSTDOMAIN",
+        "The full name of this machine. Of two machines the one whose name sorts first takes the user's lock (-l).",
+    ),
     Term("LOG_STDERR_TIMESTAMP", "A strftime(3) format: each line on standard error begins with the time."),
 ];
 
@@ -97,6 +121,12 @@ const EXAMPLES: &[Part] = &[
     Typed("dsync backup -R -l 60 -u alice mdbox:/backup/alice/mdbox"),
     Text("Without any configuration, for the mail of UID 5000:"),
     Typed("dsync -O -o mail_uid=5000 -o mail_gid=5000 sync maildir:/old/alice mdbox:/new/alice"),
+    Text("Move a user to another machine, or keep a replica of the user's mail there:"),
+    Typed("dsync sync -u alice remote:mx2.example.org"),
+    Text("A backup that the other machine fetches with a key that may do nothing else. There, in ~/.ssh/authorized_keys:"),
+    Typed("command=\"dsync dsync-server --read-only -u alice\",restrict ssh-ed25519 AAAA... backup"),
+    Text("and here:"),
+    Typed("dsync backup -R -u alice ssh://vmail@mx1.example.org?identity=/etc/dsync/backup_key"),
     Text("Copy the newest mails of one mailbox first:"),
     Typed("dsync sync -1 -m INBOX -t \"7 days\" mdbox:~/mdbox"),
 ];

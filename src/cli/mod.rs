@@ -7,6 +7,7 @@ mod destination;
 mod exit;
 mod failure;
 mod flags;
+mod forward;
 mod invocation;
 mod job;
 mod log;
@@ -14,7 +15,9 @@ mod man;
 #[cfg(test)]
 mod option_table;
 mod print;
+mod reach;
 mod request;
+mod serve;
 mod words;
 
 use std::io;
@@ -28,7 +31,9 @@ use crate::os::stop::Stop;
 use crate::run;
 use failure::Failure;
 use flags::{Cli, Command, CommonArgs, Global};
+use forward::Typed;
 use invocation::Invocation;
+use job::{Caller, Ready};
 use print::Formatter;
 use request::Request;
 use words::{Rules, Words};
@@ -84,11 +89,20 @@ fn run(argv: &[String]) -> Result<u8, Failure> {
     }
 
     let cli = parse(&invocation.global, command, words?)?;
-    let (request, common, usage) = match &cli.command {
-        Command::Sync(args) => (Request::sync(args)?, &args.common, usage("sync", "-1fPRU")),
-        Command::Backup(args) => (Request::backup(args)?, &args.common, usage("backup", "-fPRU")),
-        Command::Server(args) => return server(&args.words),
+    let stop = stop_on_signals();
+    let caller = |common| Caller { config: &config, global: &global, common, stop: &stop };
+    let (typed, request, common, usage) = match &cli.command {
+        Command::Sync(args) => {
+            let typed = Typed { command: "sync", run: &args.run, oneway: args.oneway_sync };
+            (typed, Request::sync(args)?, &args.common, usage("sync", "-1fPRU"))
+        }
+        Command::Backup(args) => {
+            let typed = Typed { command: "backup", run: &args.run, oneway: false };
+            (typed, Request::backup(args)?, &args.common, usage("backup", "-fPRU"))
+        }
+        Command::Server(args) => return serve::run(&caller(&args.common), args),
     };
+    let caller = caller(common);
     if request.words.is_empty() && !request.default_destination {
         return Err(Failure::plain(usage, exit::USAGE));
     }
@@ -97,12 +111,13 @@ fn run(argv: &[String]) -> Result<u8, Failure> {
     }
     request.warnings.iter().for_each(|text| tracing::warn!("{text}"));
     refuse_many_users(common)?;
+    if let Some(address) = &common.socket_path {
+        return forward::run(&caller, &typed, address, formatter);
+    }
 
     let user = job::user_name(&config, common)?;
-    let job = job::prepare(&config, request, common, &user)?;
-    let stop = stop_on_signals();
-    let span = job::span("dsync", &user);
-    let report = span.in_scope(|| run::execute(&job, &stop));
+    let Ready { job, peer, span } = job::prepare(&caller, request, &user)?;
+    let report = span.in_scope(|| run::execute(&job, peer, &stop));
     if let Some(signal) = stop.requested() {
         span.in_scope(|| tracing::warn!("Killed with signal {signal}"));
     }
@@ -209,9 +224,7 @@ fn style(global: &Global, config: &Config) -> log::Style {
 }
 
 fn refuse_many_users(common: &CommonArgs) -> Result<(), Failure> {
-    let what = if common.socket_path.is_some() {
-        "-S: running in a doveadm server"
-    } else if common.all_users {
+    let what = if common.all_users {
         "-A: all users of the userdb"
     } else if common.user_file.is_some() {
         "-F: users from a file"
@@ -221,15 +234,6 @@ fn refuse_many_users(common: &CommonArgs) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::error(format!("{what} is not supported yet; nothing was done"), exit::TEMPORARY))
-}
-
-fn server(words: &[String]) -> Result<u8, Failure> {
-    // Peers append the command's name twice at times.
-    if words.len() > 1 {
-        let text = format!("Extraneous arguments found: {}", words[1..].join(" "));
-        return Err(Failure::error(text, exit::USAGE));
-    }
-    Err(Failure::error("dsync-server is not supported yet; nothing was done".into(), exit::TEMPORARY))
 }
 
 /// SIGINT and SIGTERM ask the run to stop; a second one of a kind kills. SIGHUP and SIGPIPE mean nothing (the latter is

@@ -64,7 +64,7 @@ const ROWS: &[Row] = &[
     row('R', "reverse-sync", Flag, "SB", "", |t| t.run.reverse_sync),
     row('U', "replicator-notify", Flag, "SBD", "", |t| t.common.replicator_notify),
     row('l', "lock-timeout", Value, "SB", "7", |t| t.request.options.lock_timeout.is_some_and(|l| l.as_secs() == 7)),
-    row('r', "rawlog", Value, "SBD", "raw", |t| t.request.rawlog.as_deref() == Some("raw")),
+    row('r', "rawlog", Value, "SBD", "raw", |t| t.request.stream.rawlog.as_deref() == Some("raw".as_ref())),
     row('m', "mailbox", Value, "SB", "Box", |t| t.request.options.only == Only::Name("Box".into())),
     row('g', "mailbox-guid", Value, "SB", "0123456789abcdef0123456789abcdef", |t| matches!(t.request.options.only, Only::Guid(_))),
     row('n', "namespace", List, "SB", "Old/", |t| matches!(&t.request.options.namespaces, Selection::Prefixes(p) if p.iter().all(|p| p == "Old/"))),
@@ -76,8 +76,9 @@ const ROWS: &[Row] = &[
     row('e', "sync-until-time", Value, "SB", "6", |t| t.request.options.filter.until.is_some_and(|t| t.0 == 6)),
     row('O', "sync-flags", Value, "SB", "-\\Seen", |t| t.request.options.filter.flag.as_ref().is_some_and(|f| !f.wanted)),
     row('I', "sync-max-size", Value, "SB", "1k", |t| t.request.options.filter.max_size == Some(1024)),
-    row('T', "timeout", Value, "SBD", "9", |t| t.request.timeout.is_some_and(|t| t.as_secs() == 9)),
-    row('d', "default-destination", Flag, "SB", "", |t| t.request.default_destination),
+    row('T', "timeout", Value, "SBD", "9", |t| t.request.stream.timeout.is_some_and(|t| t.as_secs() == 9)),
+    // Ours: some peers of old send it to the server as well.
+    row('d', "default-destination", Flag, "SBD", "", |t| t.request.default_destination),
     row('p', "destination-option", List, "SB", "a=b", |t| t.request.destination_options[0].path() == "a"),
     row('E', "legacy-dsync", Flag, "SBD", "", |t| t.common.legacy_dsync),
     row('-', "destination", List, "SB", "x:y", |t| t.request.words.iter().any(|w| w == "x:y")),
@@ -152,7 +153,10 @@ fn kinds_are_those_of_the_table_and_nothing_else_is_defined() {
             let row = ROWS.iter().find(|row| row.long == arg.get_long() && row.short == arg.get_short());
             let Some(row) = row else {
                 // Ours.
-                assert!(matches!(arg.get_long(), Some("help" | "allow-empty-source")), "{arg}");
+                assert!(
+                    matches!(arg.get_long(), Some("help" | "allow-empty-source" | "alt" | "read-only" | "read-user")),
+                    "{arg}"
+                );
                 continue;
             };
             let kind = match arg.get_action() {

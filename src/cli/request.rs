@@ -1,5 +1,6 @@
 //! From what was typed to what is meant: the values of the options (cli-config.md 3.3). Looks at the clock, at nothing else.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -9,17 +10,15 @@ use super::flags::{BackupArgs, CommonArgs, RunArgs, SyncArgs};
 use super::{Failure, exit};
 use crate::config::{Override, parse_size, parse_time};
 use crate::mail::{Flags, Keyword, MailboxGuid, Selection, Timestamp};
-use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
+use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Placement, Source};
 
 /// What shall be done, apart from which users and with whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     /// For the engine; settings of the configuration are not in yet.
     pub(super) options: Options,
-    /// `-T`.
-    pub(super) timeout: Option<Duration>,
-    /// `-r`.
-    pub(super) rawlog: Option<String>,
+    /// `-T` and `-r`.
+    pub(super) stream: Stream,
     /// `-p`: for the destination only.
     pub(super) destination_options: Vec<Override>,
     /// The destination's words.
@@ -28,6 +27,26 @@ pub(super) struct Request {
     pub(super) default_destination: bool,
     /// Things to tell the user.
     pub(super) warnings: Vec<String>,
+}
+
+/// What holds for a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stream {
+    /// `-T`; `None` never.
+    pub(super) timeout: Option<Duration>,
+    /// `-r`.
+    pub(super) rawlog: Option<PathBuf>,
+}
+
+impl Stream {
+    /// From the options of all commands.
+    pub(super) fn of(common: &CommonArgs) -> Result<Self, Failure> {
+        let timeout = common.timeout.as_deref().map(|text| seconds('T', text)).transpose()?;
+        Ok(Self {
+            timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|t| *t != Duration::ZERO),
+            rawlog: common.rawlog.as_ref().map(PathBuf::from),
+        })
+    }
 }
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -65,7 +84,8 @@ impl Request {
             flag: run.sync_flags.as_deref().map(flag).transpose()?.flatten(),
             max_size: run.sync_max_size.as_deref().map(max_size).transpose()?,
         };
-        let timeout = common.timeout.as_deref().map(|text| seconds('T', text)).transpose()?;
+        let placement = run.alt.as_deref().map(placement).transpose()?.unwrap_or_default();
+        let stream = Stream::of(common)?;
         let destination_options = run.destination_option.iter().map(|text| destination_option(text)).collect::<Result<_, _>>()?;
         if run.no_renames {
             warnings.push("-D after the command is of Dovecot 2.2 and is ignored: renames are synchronised".into());
@@ -83,10 +103,10 @@ impl Request {
                 purge: run.purge_remote,
                 lock_timeout: lock_timeout.filter(|t| *t != Duration::ZERO),
                 allow_empty_source,
+                placement,
                 ..Options::default()
             },
-            timeout: Some(timeout.unwrap_or(DEFAULT_TIMEOUT)).filter(|t| *t != Duration::ZERO),
-            rawlog: common.rawlog.clone(),
+            stream,
             destination_options,
             words: run.destination.iter().chain(&run.words).cloned().collect(),
             default_destination: run.default_destination,
@@ -141,8 +161,25 @@ fn parse_guid(text: &str) -> Result<MailboxGuid, Failure> {
     text.parse().map_err(|_| invalid('g', text))
 }
 
+/// What `--alt` takes.
+fn placement(text: &str) -> Result<Placement, Failure> {
+    let wrong = || Failure::error(format!("Invalid --alt parameter: {text}: not keep, primary or older-than=TIME"), exit::USAGE);
+    match text {
+        "keep" => Ok(Placement::Keep),
+        "primary" => Ok(Placement::Primary),
+        _ => {
+            let when = text.strip_prefix("older-than=").ok_or_else(wrong)?;
+            Ok(Placement::OlderThan(seconds_of(when).ok_or_else(wrong)?))
+        }
+    }
+}
+
 /// `YYYY-MM-DD`, an IMAP date, UNIX seconds, or an interval before now. Dates begin at local midnight.
 fn time(option: char, text: &str) -> Result<Timestamp, Failure> {
+    seconds_of(text).ok_or_else(|| invalid(option, text))
+}
+
+fn seconds_of(text: &str) -> Option<Timestamp> {
     let seconds = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         // Beyond what mails can have is as good as the last second.
         Some(text.parse().unwrap_or(i64::MAX))
@@ -153,8 +190,7 @@ fn time(option: char, text: &str) -> Result<Timestamp, Failure> {
         let ago = parse_time(text).ok().and_then(|ago| i64::try_from(ago.as_secs()).ok());
         ago.map(|ago| now.saturating_sub(ago))
     };
-    let seconds = seconds.ok_or_else(|| invalid(option, text))?;
-    Ok(Timestamp(u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)))
+    Some(Timestamp(u32::try_from(seconds?.max(0)).unwrap_or(u32::MAX)))
 }
 
 fn date(text: &str) -> Option<Date> {
@@ -254,8 +290,8 @@ mod tests {
     fn values_that_ask_for_nothing_are_fine() {
         let request = sync(&["-O", "", "-l", "0", "-T", "0", "-m", ""]).unwrap();
         assert_eq!(request.options.filter, Filter::default());
-        assert_eq!((request.options.lock_timeout, request.timeout), (None, None));
+        assert_eq!((request.options.lock_timeout, request.stream.timeout), (None, None));
         assert_eq!(request.options.only, Only::TreeOnly);
-        assert_eq!(sync(&[]).unwrap().timeout, Some(DEFAULT_TIMEOUT));
+        assert_eq!(sync(&[]).unwrap().stream.timeout, Some(DEFAULT_TIMEOUT));
     }
 }

@@ -106,7 +106,8 @@ impl Config {
                 _ => None,
             },
             subscriptions: section.flag("subscriptions"),
-            alias_for: Some(section.text("alias_for")).filter(|a| !a.is_empty()).map(Into::into),
+            // An empty one is an alias of the namespace without prefix.
+            alias_for: section.own("alias_for").map(Into::into),
             kind,
             mailboxes: mailboxes.collect(),
         }))
@@ -116,6 +117,10 @@ impl Config {
         let expand = |setting| self.expanded(setting, vars).map_err(|source| AccountError::Expand { setting, source });
         let set = |text: String| Some(text).filter(|t| !t.is_empty());
         let plugin = |name| self.plugin(name).filter(|t| !t.is_empty()).map(str::to_owned);
+        let plugin_expanded = |setting| {
+            let expanded = self.plugin_expanded(setting, vars);
+            expanded.map_err(|source| AccountError::Expand { setting, source })
+        };
         let plugins: Vec<String> = self.words("mail_plugins").into_iter().map(Into::into).collect();
         let max_lock_timeout = Some(self.time("mail_max_lock_timeout")).filter(|t| *t != Duration::ZERO);
         let defaults = Settings::default();
@@ -133,6 +138,7 @@ impl Config {
             lock_timeout: max_lock_timeout.map_or(defaults.index.lock_timeout, |t| t.min(defaults.index.lock_timeout)),
             dotlock_use_excl: self.flag("dotlock_use_excl"),
             nfs: self.flag("mail_nfs_index"),
+            lasts: true,
         };
         Ok(Settings {
             index,
@@ -158,6 +164,8 @@ impl Config {
                 .any(|p| p == "listescape")
                 .then(|| self.plugin("listescape_char").and_then(|t| t.chars().next()).unwrap_or('\\')),
             attribute_dict: set(expand("mail_attribute_dict")?),
+            sieve: plugin_expanded("sieve")?,
+            sieve_dir: plugin_expanded("sieve_dir")?,
             list_index: self.flag("mailbox_list_index"),
             plugins,
         })
@@ -293,7 +301,8 @@ mod tests {
             dsync_alt_char = xy\nmail_nfs_index=yes\nmmap_disable=yes\n
             namespace {\n prefix = Shared/%%u/\n type = shared\n separator = /\n location = mdbox:%%h/m\n}\n
             namespace inbox {\n inbox = yes\n separator = /\n mailbox \"Sent Items\" {\n special_use = \\Sent\n }\n}\n
-            namespace old {\n prefix = Old/\n separator = /\n location = maildir:~/%u\n list = children\n}\n";
+            namespace old {\n prefix = Old/\n separator = /\n location = maildir:~/%u\n list = children\n}\n
+            namespace compat {\n prefix = mail/\n separator = /\n alias_for =\n list = no\n hidden = yes\n}\n";
         let account = account(text, &["namespace/inbox/location="]).unwrap();
         assert_eq!(account.location, "mdbox:~/m-tim:ALT=/alt/tim");
         let s = &account.settings;
@@ -307,10 +316,11 @@ mod tests {
         assert_eq!(s.listescape_char, Some('\\'));
         assert_eq!(s.attachment_dir.as_deref(), Some(std::path::Path::new("/a/tim")));
         assert_eq!(s.alt_char, 'x');
-        let [inbox, old] = &account.namespaces[..] else { panic!("{:?}", account.namespaces) };
+        let [inbox, old, compat] = &account.namespaces[..] else { panic!("{:?}", account.namespaces) };
         // Set by -o, so explicit, although empty.
         assert_eq!(inbox.location, account.location);
         assert_eq!(inbox.mailboxes[0].name, "Sent Items");
+        assert_eq!((&inbox.alias_for, &compat.alias_for), (&None, &Some(String::new())));
         assert_eq!((old.prefix.as_str(), old.location.as_str(), old.list), ("Old/", "maildir:~/tim", None));
     }
 

@@ -14,6 +14,7 @@ mod mask;
 mod merge;
 mod overrides;
 mod parse;
+mod remote_cmd;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -27,6 +28,7 @@ pub use account::{AccountError, Side, separator};
 pub use error::Error;
 pub(crate) use error::reason;
 pub use overrides::Override;
+pub use remote_cmd::Remote;
 use value::parse_millis;
 pub(crate) use value::{parse_size, parse_time};
 pub use vars::{VarError, Vars};

@@ -5,6 +5,8 @@
 mod cache;
 mod error;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod handle;
 pub mod list_index;
 mod log;

@@ -17,6 +17,8 @@ pub struct Settings {
     pub dotlock_use_excl: bool,
     /// `mail_nfs_index`: reopen files instead of trusting cached attributes.
     pub nfs: bool,
+    /// The files outlive the run; those of `INDEX=MEMORY` do not.
+    pub lasts: bool,
 }
 
 impl Default for Settings {
@@ -27,6 +29,7 @@ impl Default for Settings {
             lock_timeout: Duration::from_secs(180),
             dotlock_use_excl: true,
             nfs: false,
+            lasts: true,
         }
     }
 }

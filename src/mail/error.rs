@@ -1,9 +1,10 @@
 //! What can go wrong with a place of mail, as a class that decides the exit code and a cause that names the place.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The classes of sync.md 11.2; `cli` has the one table from class to exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Class {
     /// May work another time: I/O errors, locks, damaged files that an administrator has to look at.
     Temporary,

@@ -1,5 +1,6 @@
 //! System flags and keywords.
 
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -7,7 +8,8 @@ use std::ops::{BitAnd, BitOr, BitXor};
 use std::sync::Arc;
 
 /// The five system flags, as the index files and the wire have them (index.md 2.4). \Recent is not among them.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "u8")]
 pub struct Flags(u8);
 
 impl Flags {
@@ -52,6 +54,12 @@ impl Flags {
         Self::NAMES.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|&(f, _)| f)
     }
 
+    /// The name of the first of them.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(f, _)| self.contains(*f)).map_or("", |&(_, n)| n)
+    }
+
     /// All of `other` are set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
@@ -68,6 +76,36 @@ impl Flags {
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+}
+
+impl From<u8> for Flags {
+    fn from(bits: u8) -> Self {
+        Self::from_bits(bits)
+    }
+}
+
+impl From<String> for Keyword {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<Keyword> for String {
+    fn from(keyword: Keyword) -> Self {
+        keyword.as_str().to_owned()
+    }
+}
+
+impl From<Vec<Keyword>> for Keywords {
+    fn from(list: Vec<Keyword>) -> Self {
+        list.into_iter().collect()
+    }
+}
+
+impl From<Keywords> for Vec<Keyword> {
+    fn from(keywords: Keywords) -> Self {
+        keywords.iter().cloned().collect()
     }
 }
 
@@ -100,7 +138,8 @@ impl fmt::Debug for Flags {
 }
 
 /// A keyword (RFC 3501 2.3.2). Equal and ordered without regard to ASCII case, shown as it was first written.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
 pub struct Keyword(Arc<str>);
 
 impl Keyword {
@@ -158,7 +197,8 @@ impl fmt::Debug for Keyword {
 }
 
 /// A set of keywords, shared between the mails that have the same ones: 8 bytes a mail.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<Keyword>", into = "Vec<Keyword>")]
 pub struct Keywords(Option<Arc<Vec<Keyword>>>);
 
 impl Keywords {

@@ -1,5 +1,6 @@
 //! Numbers and identifiers of mails and mailboxes. None converts silently into another.
 
+use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,7 +9,7 @@ use std::str::FromStr;
 use sha1::{Digest, Sha1};
 
 /// The unique identifier of a mail in its mailbox (RFC 3501 2.3.1.1): 1 to 2^32 - 2 for mails, one more as "next".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Uid(NonZeroU32);
 
 impl Uid {
@@ -44,7 +45,7 @@ impl fmt::Display for Uid {
 }
 
 /// UIDVALIDITY (RFC 3501 2.3.1.1): as long as it stays, the UIDs mean the same mails. Never 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UidValidity(NonZeroU32);
 
 impl UidValidity {
@@ -75,7 +76,7 @@ impl fmt::Display for UidValidity {
 /// ```compile_fail
 /// let uid: dsync::mail::Uid = dsync::mail::ModSeq(7).into(); // both are numbers; neither is the other
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ModSeq(pub u64);
 
 impl fmt::Display for ModSeq {
@@ -85,7 +86,8 @@ impl fmt::Display for ModSeq {
 }
 
 /// The identity of a mailbox through renames: 16 bytes, shown as 32 lower-case hex digits, never all zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "[u8; 16]")]
 pub struct MailboxGuid([u8; 16]);
 
 impl MailboxGuid {
@@ -105,6 +107,14 @@ impl MailboxGuid {
     #[must_use]
     pub const fn bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+}
+
+impl TryFrom<[u8; 16]> for MailboxGuid {
+    type Error = BadMailboxGuid;
+
+    fn try_from(bytes: [u8; 16]) -> Result<Self, BadMailboxGuid> {
+        Self::new(bytes).ok_or_else(|| BadMailboxGuid(String::new()))
     }
 }
 
@@ -135,7 +145,7 @@ impl FromStr for MailboxGuid {
 }
 
 /// The 16-byte form of a mail GUID, which the index files keep (dbox.md appendix B).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Guid128(pub [u8; 16]);
 
 impl Guid128 {
@@ -164,11 +174,12 @@ impl fmt::Display for Guid128 {
 /// The identity of a mail: a byte string, 32 lower-case hex digits from dbox, the base file name from Maildir.
 ///
 /// Equality and order are those of the byte string (sync.md 0). Never empty.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Repr")]
 pub struct MailGuid(Repr);
 
 // Nearly all GUIDs are hex; 16 bytes instead of a string of 32 keeps large mailboxes small.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Repr {
     Hex([u8; 16]),
     Text(Box<[u8]>),
@@ -224,6 +235,17 @@ impl MailGuid {
                 bytes.copy_from_slice(&Sha1::digest(t)[4..20]);
                 Guid128(bytes)
             }
+        }
+    }
+}
+
+impl TryFrom<Repr> for MailGuid {
+    type Error = &'static str;
+
+    fn try_from(repr: Repr) -> Result<Self, &'static str> {
+        match repr {
+            Repr::Hex(bytes) => Ok(Self::from_bytes(bytes)),
+            Repr::Text(text) => Self::new(text).ok_or("an empty GUID"),
         }
     }
 }

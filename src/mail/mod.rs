@@ -18,6 +18,6 @@ pub use name::{MailboxName, NameHash};
 pub use rules::{NameRules, NamespaceRules};
 pub use store::{
     Attribute, AttributeChange, AttributeKey, Capabilities, Changes, Deletion, DeletionKey, Edit, EditKind, Existence, Facts,
-    Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Original, Rebuild, RebuildFrom, RebuildMail, SaveError, Saved,
-    Selection, Since, Status, Store, Timestamp, Tree,
+    Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Original, Rebuild, RebuildFrom, RebuildMail, Renumbered,
+    SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree,
 };

@@ -1,5 +1,6 @@
 //! Mailbox names.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 use sha1::{Digest, Sha1};
@@ -8,7 +9,8 @@ use sha1::{Digest, Sha1};
 /// modified UTF-7. How a side writes it (separator, storage name, path) is that side's own business.
 ///
 /// At least one level; no level is empty.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>")]
 pub struct MailboxName(Vec<String>);
 
 impl MailboxName {
@@ -82,6 +84,14 @@ impl MailboxName {
     }
 }
 
+impl TryFrom<Vec<String>> for MailboxName {
+    type Error = &'static str;
+
+    fn try_from(levels: Vec<String>) -> Result<Self, &'static str> {
+        Self::new(levels).ok_or("an empty mailbox name")
+    }
+}
+
 /// With `/`, for messages.
 impl fmt::Display for MailboxName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,7 +106,7 @@ impl fmt::Debug for MailboxName {
 }
 
 /// The **first** 16 bytes of the SHA-1 of a full name, as the mailbox log keeps it (index.md 10).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NameHash(pub [u8; 16]);
 
 impl NameHash {

@@ -1,12 +1,13 @@
 //! Which names a store can hold, as plain values: both sides of a sync know both sides' rules, and so agree on one name
 //! for every mailbox (DESIGN "names one side cannot hold").
 
+use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::MailboxName;
 
 /// What a store allows in names. Made by the mailbox list, used by the engine.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NameRules {
     /// The namespace separator, the same in all namespaces that take part.
     pub separator: char,
@@ -21,7 +22,7 @@ pub struct NameRules {
 }
 
 /// What one namespace allows in the levels behind its prefix.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NamespaceRules {
     /// The levels of its prefix.
     pub prefix: Vec<String>,
@@ -136,7 +137,7 @@ impl NameRules {
         let separators = [self.separator, space.storage_separator];
         let impossible = |c: char| {
             c == '\0'
-                || (c.is_ascii_control() && !space.controls)
+                || (c < ' ' && !space.controls)
                 || (space.escape.is_none() && (separators.contains(&c) || (space.no_slash && c == '/')))
         };
         let alt = if impossible(self.alt) { '_' } else { self.alt };

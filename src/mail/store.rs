@@ -16,9 +16,10 @@ use super::{
     Body, Flags, Guid128, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, Result, Uid,
     UidValidity,
 };
+use serde::{Deserialize, Serialize};
 
 /// Seconds since 1970 as the formats keep them; 0 = not known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub u32);
 
 impl Timestamp {
@@ -43,7 +44,7 @@ pub enum Selection {
 }
 
 /// A node of the mailbox tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Its full name.
     pub name: MailboxName,
@@ -62,7 +63,7 @@ pub struct Node {
 }
 
 /// Whether there is anything under a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Existence {
     /// A parent that is not there, or a mere subscription.
     Nonexistent,
@@ -73,7 +74,7 @@ pub enum Existence {
 }
 
 /// What identifies a mailbox and its mails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Its GUID.
     pub guid: MailboxGuid,
@@ -84,7 +85,7 @@ pub struct Identity {
 }
 
 /// Something that was removed, as the mailbox log tells (sync.md 3.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deletion {
     /// What.
     pub key: DeletionKey,
@@ -93,7 +94,7 @@ pub struct Deletion {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum DeletionKey {
     /// A mailbox.
     Mailbox(MailboxGuid),
@@ -194,7 +195,7 @@ pub trait Store: Send {
 }
 
 /// A mailbox's numbers (sync.md 5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// GUID, UIDVALIDITY and UIDNEXT.
     pub identity: Identity,
@@ -209,7 +210,7 @@ pub struct Status {
 }
 
 /// What a storage can keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Its mails have GUIDs.
     pub has_guids: bool,
@@ -233,7 +234,7 @@ pub struct Mail {
 }
 
 /// What else is known of a mail.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Received (INTERNALDATE).
     pub received: Timestamp,
@@ -245,6 +246,8 @@ pub struct Facts {
     pub pop3_order: u32,
     /// Size with CRLF line ends, where it is recorded.
     pub virtual_size: Option<u64>,
+    /// It lies in the alternative storage (`ALT=`).
+    pub in_alt: bool,
 }
 
 /// From where the transaction log is read.
@@ -274,6 +277,19 @@ pub struct Changes {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought from elsewhere, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// Mails that a sync has given another UID: where their old UIDs went.
+    pub renumbered: Vec<Renumbered>,
+}
+
+/// In one step a sync took a mail's UID away and brought mails under others, among them this one if it has the same GUID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renumbered {
+    /// The old UID.
+    pub from: Uid,
+    /// The lowest of the new UIDs.
+    pub first: Uid,
+    /// The highest.
+    pub last: Uid,
 }
 
 /// What the log says of one UID.
@@ -312,7 +328,7 @@ impl LogChange {
 }
 
 /// Name of an attribute.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttributeKey {
     /// Private to the user; else shared.
     pub private: bool,
@@ -321,7 +337,7 @@ pub struct AttributeKey {
 }
 
 /// An attribute of a mailbox (RFC 5464, and what Dovecot keeps in the same way).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {
     /// Its name.
     pub key: AttributeKey,
@@ -332,7 +348,7 @@ pub struct Attribute {
 }
 
 /// A change of an attribute in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeChange {
     /// Its name.
     pub key: AttributeKey,
@@ -363,6 +379,8 @@ pub struct NewMail {
     pub pop3_uidl: Option<String>,
     /// POP3 order; 0 = none.
     pub pop3_order: u32,
+    /// Its text is to lie in the alternative storage. Storages that have none, or none that is there, keep it with the others.
+    pub in_alt: bool,
 }
 
 /// What becomes of the mail that [`Mailbox::stage_copy`] copies.
@@ -575,8 +593,8 @@ pub trait Mailbox {
     /// Locks, I/O.
     fn set_identity(&mut self, guid: MailboxGuid, uidvalidity: UidValidity) -> Result<()>;
 
-    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away.
-    /// Whatever stops it, the mailbox is complete in its old or its new state.
+    /// Gives the mailbox exactly this content, reusing the texts that are there. Staged mails not named are thrown away. What is
+    /// held back stays held back. Whatever stops it, the mailbox is complete in its old or its new state.
     ///
     /// # Errors
     /// Locks, I/O, a mail vanished meanwhile.
@@ -584,18 +602,13 @@ pub trait Mailbox {
 
     /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
     /// ascending ranges with both ends included.
-    fn held_back(&self) -> Vec<(Uid, Uid)> {
-        Vec::new()
-    }
+    fn held_back(&self) -> Vec<(Uid, Uid)>;
 
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.
     ///
     /// # Errors
-    /// Locks, I/O.
-    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
-        let _ = ranges;
-        Ok(())
-    }
+    /// Locks, I/O. Class `NotPossible` where nothing can be remembered.
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()>;
 
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {

@@ -230,7 +230,23 @@ fn remove_if_still(path: &Path, inode: (u64, u64)) -> Result<bool> {
 }
 
 /// Makes the lock file, or fails with `AlreadyExists`.
+///
+/// One that says who holds it gets its name when it is complete: a lock without content, left by a process that was killed
+/// between two system calls, keeps everybody waiting for two minutes.
 fn make(path: &Path, options: &Options, content: &[u8]) -> Result<(File, (u64, u64))> {
+    if content.is_empty() {
+        return make_as(path, options, content);
+    }
+    match make_as(path, &Options { use_excl: false, ..options.clone() }, content) {
+        // A file system without links.
+        Err(e) if options.use_excl && matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+            make_as(path, options, content)
+        }
+        other => other,
+    }
+}
+
+fn make_as(path: &Path, options: &Options, content: &[u8]) -> Result<(File, (u64, u64))> {
     let made = if options.use_excl {
         path.to_owned()
     } else {

@@ -138,6 +138,16 @@ pub fn create(path: &Path, modes: &Modes) -> Result<File> {
     })
 }
 
+/// Opens a log for appending; a new one is for its owner only. What is written to it is no change that a fault test counts:
+/// nothing depends on a log.
+///
+/// # Errors
+/// What the system says.
+pub fn open_log(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    opened.map_err(|e| Error::new("open", path, e))
+}
+
 /// Writes everything at the file's position, or at its end if it was opened for appending.
 ///
 /// # Errors
@@ -350,11 +360,20 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 /// # Errors
 /// `AlreadyExists`, or what the system says.
 pub fn mkdir(path: &Path, modes: &Modes) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
     doing("mkdir", path, || {
-        std::fs::create_dir(path)?;
+        std::fs::DirBuilder::new().mode(modes.dir).create(path)?;
         let dir = File::open(path)?;
-        let setgid = dir.metadata()?.mode() & 0o2000;
-        modes.give(&dir, modes.dir | setgid)
+        let made = dir.metadata()?.mode();
+        let wanted = modes.dir | made & 0o2000;
+        // A chmod takes the setgid bit away from whoever is not in the group: none where nothing has to change.
+        if made & 0o7777 != wanted || modes.gid.is_some() || modes.owner.is_some() {
+            modes.give(&dir, wanted)?;
+            if made & 0o2000 != 0 && dir.metadata()?.mode() & 0o2000 == 0 {
+                tracing::warn!("{} lost its setgid bit: we are not in its group", path.display());
+            }
+        }
+        Ok(())
     })
 }
 

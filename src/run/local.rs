@@ -1,16 +1,13 @@
 //! A run between two locations of this machine: both brains in this process, one thread each.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::Path;
 
 use super::{Job, Outcome, Report};
 use crate::mail::{self, Class, Store};
-use crate::os::LockMethod;
-use crate::os::fs::Modes;
-use crate::os::lock::{How, LockFile};
+use crate::os::lock::LockFile;
 use crate::os::stop::Stop;
 use crate::store::local::{LocalStore, OpenFor};
-use crate::store::{self, Account, Owner};
+use crate::store::{self, Account};
 use crate::sync::tree::Side;
 use crate::sync::{self, Channel, Options};
 
@@ -47,7 +44,10 @@ fn prepare(job: &Job, other: &Account, options: &Options) -> mail::Result<Ready>
             "Mail locations must use the same hierarchy separator (specify namespace prefix=\"\" { separator } explicitly)";
         return Err(mail::Error::new(Class::Temporary, text));
     }
-    if (&ours.mail_root, &ours.index_root) == (&theirs.mail_root, &theirs.index_root) {
+    // Under whatever names: with itself a run would wait for its own locks.
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let place = |mail: &Path, index: Option<&Path>| (real(mail), index.map(real));
+    if place(&ours.mail_root, ours.index_root.as_deref()) == place(&theirs.mail_root, theirs.index_root.as_deref()) {
         let text = format!(
             "Both source and destination mail_location points to same directory: {} (namespace prefix=\"{}\" {{ location }} is set explicitly?)",
             ours.mail_root.display(),
@@ -57,20 +57,8 @@ fn prepare(job: &Job, other: &Account, options: &Options) -> mail::Result<Ready>
     }
     let is_lesser = (&ours.index_root, &ours.mail_root) < (&theirs.index_root, &theirs.mail_root);
     let locks_first = if is_lesser { Side::Master } else { Side::Slave };
-    let lock = options.lock_timeout.filter(|t| !t.is_zero()).map(|t| user_lock(&job.account.owner, t)).transpose()?;
+    let lock = options.lock_timeout.filter(|t| !t.is_zero()).map(|t| super::lock::user(&job.account.owner, t)).transpose()?;
     Ok(Ready { master, slave, locks_first, _lock: lock })
-}
-
-/// `~/.dovecot-sync.lock`, which keeps other runs with `-l` away from the user (sync.md 10.1).
-fn user_lock(owner: &Owner, timeout: Duration) -> mail::Result<LockFile> {
-    let home = owner.home.as_ref().ok_or_else(|| mail::Error::new(Class::Temporary, "User has no home directory"))?;
-    let modes = std::fs::metadata(home).map_or_else(|_| Modes::default(), |m| Modes { file: 0o600, ..Modes::like(&m) });
-    crate::os::fs::mkdir_all(home, &modes)?;
-    let path: PathBuf = home.join(".dovecot-sync.lock");
-    // Always an fcntl lock, whatever `lock_method` says.
-    let how = How { method: LockMethod::Fcntl, stale: timeout, use_excl: true, modes };
-    LockFile::acquire(&path, &how, timeout)
-        .map_err(|e| mail::Error::new(Class::Temporary, format!("Couldn't lock {}: {e}", path.display())))
 }
 
 fn sync(mut ready: Ready, options: &Options, stop: &Stop) -> Report {

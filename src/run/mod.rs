@@ -6,11 +6,16 @@
 pub mod check;
 mod job;
 mod local;
+mod lock;
+mod place;
+mod remote;
 
-pub use job::{Job, Peer};
+pub use job::{Job, Peer, Service};
+pub use remote::settings;
 
 use crate::mail::Class;
 use crate::os::stop::Stop;
+use crate::peer;
 use crate::sync;
 
 /// How a run ended. Everything worth telling has been logged already.
@@ -35,23 +40,33 @@ pub enum Outcome {
 
 /// Does one job.
 #[must_use]
-pub fn execute(job: &Job, stop: &Stop) -> Report {
-    match &job.peer {
-        Peer::Local(account) => local::run(job, account, stop),
+pub fn execute(job: &Job, peer: Peer, stop: &Stop) -> Report {
+    match peer {
+        Peer::Local(account) => local::run(job, &account, stop),
+        Peer::Remote(peer) => remote::run(job, peer, stop),
     }
+}
+
+/// Is the other side of somebody else's run.
+#[must_use]
+pub fn serve(service: &Service, peer: peer::Peer, stop: &Stop) -> Outcome {
+    remote::serve(service, peer, stop)
 }
 
 /// Both sides' reports as one.
 fn conclude(first: sync::Report, second: sync::Report, options: &sync::Options) -> Report {
-    let state = options.want_state.then(|| first.state.encode());
+    let state = options.want_state.then(|| first.state_string());
     let all = first.and(second);
     if let Some(reason) = &all.desync {
         tracing::warn!("Mailbox changes caused a desync. You may want to run dsync again: {reason}");
     }
-    let outcome = match all.failed {
+    Report { outcome: outcome(&all), state }
+}
+
+fn outcome(report: &sync::Report) -> Outcome {
+    match report.failed {
         Some(class) => Outcome::Failed(class),
-        None if all.desync.is_some() || all.skipped > 0 => Outcome::Incomplete,
+        None if report.desync.is_some() || report.skipped > 0 => Outcome::Incomplete,
         None => Outcome::Done,
-    };
-    Report { outcome, state }
+    }
 }

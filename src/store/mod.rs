@@ -11,6 +11,9 @@ pub mod maildir;
 pub mod mdbox;
 pub mod sdbox;
 mod settings;
+mod sieve;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use attributes::AttributeFile;
 pub use formats::open;
 pub use settings::{Account, MailboxSettings, NamespaceSettings, Owner, Settings};

@@ -50,6 +50,10 @@ pub struct Settings {
     pub listescape_char: Option<char>,
     /// `mail_attribute_dict`, expanded.
     pub attribute_dict: Option<String>,
+    /// `plugin/sieve`, expanded; `None` where nothing is set.
+    pub sieve: Option<String>,
+    /// `plugin/sieve_dir`, expanded.
+    pub sieve_dir: Option<String>,
     /// `mailbox_list_index`.
     pub list_index: bool,
 }
@@ -78,6 +82,8 @@ impl Default for Settings {
             alt_char: '_',
             listescape_char: None,
             attribute_dict: None,
+            sieve: None,
+            sieve_dir: None,
             list_index: true,
         }
     }

@@ -53,7 +53,11 @@ pub(super) fn to_change(own: &Attributes, peer: &Attributes, mode: Mode, own_is_
             out.push(Attribute { key: key.clone(), value: theirs.value.clone(), changed: theirs.changed });
         }
     }
-    out
+    // A Sieve script comes before what says that it is active, and goes after it: the keys begin with `files/` and `default`.
+    let (mut set, removed): (Vec<Attribute>, Vec<_>) = out.into_iter().partition(|a| a.value.is_some());
+    set.reverse();
+    set.extend(removed);
+    set
 }
 
 fn theirs_stands(ours: &Known, theirs: &Known) -> bool {

@@ -4,7 +4,7 @@ use sha1::{Digest, Sha1};
 
 use super::merge::{Expunged, Facts, FlagLog, Item};
 use super::{Filter, FlagOrKeyword};
-use crate::mail::{Class, Guid128, LogChange, Mail, Mailbox, Result, Since, Uid};
+use crate::mail::{Changes, Class, Guid128, LogChange, Mail, Mailbox, Result, Since, Uid};
 
 /// A mail that cannot be read, and why.
 #[derive(Debug)]
@@ -68,6 +68,11 @@ pub fn digest(mails: &[Mail], guids: Option<&[Option<Guid128>]>) -> [u8; 20] {
 /// Damage, I/O.
 pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, filter: &Filter) -> Result<Facts> {
     let changes = since.map(|s| mailbox.changes(s)).transpose()?.unwrap_or_default();
+    Ok(with_changes(mailbox, guids, changes, filter))
+}
+
+/// The facts of a mailbox whose log has been read.
+pub fn with_changes(mailbox: &mut dyn Mailbox, guids: &Guids, changes: Changes, filter: &Filter) -> Facts {
     let mut log = changes.mails.into_iter().peekable();
     let mut out = Facts {
         status: mailbox.status(),
@@ -76,6 +81,7 @@ pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, fil
         held_back: mailbox.held_back(),
         native: changes.native,
         synced: changes.synced,
+        renumbered: changes.renumbered,
     };
     for (n, mail) in mailbox.mails().iter().enumerate() {
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {
@@ -100,7 +106,7 @@ pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, fil
             item.filtered = !passes(mailbox, item, filter);
         }
     }
-    Ok(out)
+    out
 }
 
 fn note_expunged(list: &mut Vec<Expunged>, change: &LogChange) {
@@ -141,7 +147,7 @@ fn passes(mailbox: &mut dyn Mailbox, item: &Item, filter: &Filter) -> bool {
 }
 
 /// Counts a mail's size with CRLF line ends by reading it.
-fn virtual_size(mailbox: &mut dyn Mailbox, uid: Uid) -> Option<u64> {
+pub(super) fn virtual_size(mailbox: &mut dyn Mailbox, uid: Uid) -> Option<u64> {
     use std::io::Read;
     let mut body = mailbox.body(uid).ok()?;
     let mut buffer = vec![0; 64 * 1024];

@@ -1,5 +1,6 @@
 //! What the two brains say to each other, as plain values, and the way between them.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -36,7 +37,7 @@ pub enum Message {
 }
 
 /// Why something could not be done, as far as the other side needs to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Class of the error.
     pub class: Class,
@@ -51,7 +52,7 @@ impl From<&mail::Error> for Failure {
 }
 
 /// One side of a mailbox at the beginning of a round.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Offer {
     /// Which mailbox.
     pub guid: MailboxGuid,
@@ -68,7 +69,7 @@ pub struct Offer {
 }
 
 /// Attributes of a mailbox.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Attributes {
     /// All there are now.
     pub present: Vec<Attribute>,
@@ -90,7 +91,7 @@ pub struct MailText {
 }
 
 /// Why a mail cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Gone {
     /// It was expunged meanwhile.
     Expunged,
@@ -99,7 +100,7 @@ pub enum Gone {
 }
 
 /// How a side left a mailbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundEnd {
     /// Its counters now.
     pub status: Status,
@@ -112,7 +113,7 @@ pub struct RoundEnd {
 }
 
 /// How a side ends the run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finish {
     /// The worst class of its errors.
     pub failed: Option<Class>,
@@ -126,6 +127,9 @@ pub enum LinkError {
     /// It ended without a word.
     #[error("the other side ended unexpectedly")]
     Closed,
+    /// The way to it is broken, or what it says cannot be understood.
+    #[error("{0}")]
+    Failed(String),
     /// It said something that makes no sense now.
     #[error("the other side sent {got} when {wanted} was expected")]
     Unexpected {
@@ -149,6 +153,11 @@ pub trait Link {
     /// # Errors
     /// The other side is gone.
     fn recv(&mut self) -> Result<Message, LinkError>;
+
+    /// How many mails may be on their way at once. In one process each is an open file.
+    fn window(&self) -> u32 {
+        64
+    }
 }
 
 /// The way between two brains of one process.

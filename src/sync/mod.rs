@@ -5,11 +5,15 @@
 
 mod attributes;
 mod brain;
+mod carry;
+pub mod dovecot;
 mod facts;
+mod flow;
 pub mod merge;
 mod message;
 #[cfg(test)]
 mod model;
+mod native;
 mod options;
 mod report;
 mod round;
@@ -20,6 +24,6 @@ pub mod tree;
 
 pub use brain::run;
 pub use message::{Channel, Failure, Finish, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
-pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Source};
+pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Placement, Source};
 pub use report::{Counts, Report};
 pub use state::{BadState, MailboxState, State};

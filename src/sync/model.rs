@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::mail::{
     Body, Capabilities, Changes, Class, Deletion, DeletionKey, Edit, EditKind, Error, Existence, Facts, Flags, Floors, Guid128,
     Identity, Keywords, LogChange, Mail, MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameRules, NewMail, Node, Original,
-    Rebuild, RebuildFrom, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid, UidValidity,
+    Rebuild, RebuildFrom, Renumbered, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid,
+    UidValidity,
 };
 
 /// One side.
@@ -19,6 +20,18 @@ pub struct World {
     pub subscribed: BTreeMap<MailboxName, (bool, Timestamp)>,
     /// Changes to the store, of any kind.
     pub writes: u32,
+    /// After this many changes the disk is full.
+    pub room: Option<u32>,
+}
+
+impl World {
+    fn write(&mut self) -> Result<()> {
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(1).ok_or_else(|| Error::new(Class::NoRoom, "no room"))?;
+        }
+        self.writes += 1;
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +42,7 @@ pub struct ModelMail {
     pub modseq: ModSeq,
     pub text: Vec<u8>,
     pub received: Timestamp,
+    /// Only its text; what it is, an index knows.
     pub unreadable: bool,
 }
 
@@ -45,6 +59,7 @@ pub struct ModelBox {
     /// UIDs by who gave them: users, or a sync.
     pub native: Vec<(Uid, Uid)>,
     pub synced: Vec<(Uid, Uid)>,
+    pub renumbered: Vec<Renumbered>,
 }
 
 #[derive(Debug, Clone)]
@@ -67,6 +82,7 @@ impl ModelBox {
             held: Vec::new(),
             native: Vec::new(),
             synced: Vec::new(),
+            renumbered: Vec::new(),
         }
     }
 
@@ -231,13 +247,12 @@ struct ModelMailbox {
 impl ModelMailbox {
     fn change<T>(&mut self, f: impl FnOnce(&mut ModelBox) -> T) -> Result<T> {
         let mut w = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        w.writes += 1;
+        w.write()?;
         Ok(f(w.boxes.get_mut(&self.name).ok_or_else(|| gone(&self.name))?))
     }
 
     fn mail(&self, uid: Uid) -> Result<&ModelMail> {
         match self.view.mails.get(&uid) {
-            Some(m) if m.unreadable => Err(Error::new(Class::Temporary, "unreadable")),
             Some(m) => Ok(m),
             None => Err(Error::new(Class::Expunged, "expunged")),
         }
@@ -305,7 +320,11 @@ impl Mailbox for ModelMailbox {
     }
 
     fn body(&mut self, uid: Uid) -> Result<Body> {
-        Ok(Body::from_bytes(self.mail(uid)?.text.clone()))
+        let mail = self.mail(uid)?;
+        if mail.unreadable {
+            return Err(Error::new(Class::Temporary, "unreadable"));
+        }
+        Ok(Body::from_bytes(mail.text.clone()))
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
@@ -336,8 +355,8 @@ impl Mailbox for ModelMailbox {
                 (LogChange::Flags { .. }, Some(LogChange::Expunged { .. })) => {}
             }
         }
-        let (native, synced) = (self.view.native.clone(), self.view.synced.clone());
-        Ok(Changes { mails: by_uid.into_values().collect(), native, synced, ..Changes::default() })
+        let (native, synced, renumbered) = (self.view.native.clone(), self.view.synced.clone(), self.view.renumbered.clone());
+        Ok(Changes { mails: by_uid.into_values().collect(), native, synced, renumbered, ..Changes::default() })
     }
 
     fn stage(&mut self, mail: NewMail, mut body: Body) -> std::result::Result<(), SaveError> {
@@ -364,6 +383,7 @@ impl Mailbox for ModelMailbox {
                 out[n] = Saved { wanted: mail.uid, got: b.append(Some(mail.uid), model_mail(mail, text.clone())) };
                 if let Some(uid) = original {
                     b.expunge(*uid, true, true);
+                    b.renumbered.push(Renumbered { from: *uid, first: out[n].got, last: out[n].got });
                 }
             }
             out
@@ -425,9 +445,10 @@ impl Mailbox for ModelMailbox {
                 highest: plan.highest_modseq,
                 mails,
                 log: Vec::new(),
-                held: Vec::new(),
+                held: std::mem::take(&mut b.held),
                 native: Vec::new(),
                 synced: Vec::new(),
+                renumbered: Vec::new(),
             };
         })
     }

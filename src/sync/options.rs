@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::tree::Side;
-use crate::mail::{Flags, Keyword, MailboxGuid, Selection, Timestamp};
+use crate::mail::{self, Flags, Keyword, MailboxGuid, Selection, Timestamp};
 
 /// Which way changes flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,33 @@ pub enum FlagOrKeyword {
     Keyword(Keyword),
 }
 
+/// Where mails go that come from the other side: `--alt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// Into the alternative storage if they lie in the alternative storage there.
+    #[default]
+    Keep,
+    /// Into the primary storage.
+    Primary,
+    /// Into the alternative storage if they were saved before this time.
+    OlderThan(Timestamp),
+}
+
+impl Placement {
+    /// Whether a mail with these facts goes to the alternative storage.
+    #[must_use]
+    pub fn in_alt(self, facts: &mail::Facts) -> bool {
+        match self {
+            Self::Keep => facts.in_alt,
+            Self::Primary => false,
+            Self::OlderThan(time) => {
+                let saved = if facts.saved.0 == 0 { facts.received } else { facts.saved };
+                saved < time
+            }
+        }
+    }
+}
+
 /// Everything that a run was asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -130,6 +157,8 @@ pub struct Options {
     pub allow_empty_source: bool,
     /// How many saved mails are committed together (`dsync_commit_msgs_interval`, but never fewer than it takes to be fast).
     pub commit_interval: u32,
+    /// Primary or alternative storage.
+    pub placement: Placement,
 }
 
 impl Default for Options {
@@ -147,7 +176,8 @@ impl Default for Options {
             lock_timeout: None,
             locks_first: Side::Master,
             allow_empty_source: false,
-            commit_interval: 500,
+            commit_interval: 1000,
+            placement: Placement::Keep,
         }
     }
 }

@@ -16,6 +16,10 @@ pub struct Report {
     pub state: State,
     /// What was done.
     pub done: Counts,
+    /// The other side has left something undone, and has said so in its own words.
+    pub peer_incomplete: bool,
+    /// The state of an earlier run must not be used any more, and there is no new one.
+    pub full_resync: bool,
 }
 
 /// What a side did to its own store.
@@ -48,6 +52,12 @@ impl Report {
     /// The sides may still differ.
     pub fn desync(&mut self, reason: impl Into<String>) {
         self.desync.get_or_insert_with(|| reason.into());
+    }
+
+    /// The state as it is printed; empty where the next run has to do without (wire.md 13).
+    #[must_use]
+    pub fn state_string(&self) -> String {
+        if self.full_resync { String::new() } else { self.state.encode() }
     }
 
     /// Both sides' reports as one.

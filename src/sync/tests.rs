@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::flow::Flow;
 use super::message::{Channel, Link as _, Message};
 use super::model::{ModelBox, ModelMail, ModelStore};
-use super::round::{Round, RoundReport, offer};
+use super::round::{self, Round, RoundReport, Start, offer};
 use super::tree::Side;
 use super::{Algorithm, Filter, Mode, Options, Report, Source, facts};
 use crate::mail::{
-    Flags, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Store as _, Timestamp, Uid, UidValidity,
+    Class, Flags, Floors, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, Renumbered, Store as _, Timestamp, Uid,
+    UidValidity,
 };
 use crate::os::stop::Stop;
 
@@ -36,6 +38,44 @@ enum Op {
         mail: usize,
         with_guid: bool,
     },
+}
+
+/// Something that happens between two runs, or a run.
+#[derive(Debug, Clone)]
+enum Event {
+    Users(Vec<Op>, Vec<Op>),
+    /// A side is remembered, or put back to what it was.
+    Snapshot(bool),
+    Restore(bool),
+    /// The n-th mail's text becomes readable or unreadable.
+    Damage(bool, usize),
+    Run {
+        mode: Mode,
+        full: bool,
+        since: Option<u32>,
+        /// A side that has room for so many changes only.
+        room: Option<(bool, u32)>,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let mode = prop_oneof![
+        4 => Just(Mode::TwoWay),
+        1 => Just(Mode::OneWay(Source::Master)),
+        1 => Just(Mode::OneWay(Source::Slave)),
+        1 => Just(Mode::Backup(Source::Master)),
+        1 => Just(Mode::Backup(Source::Slave)),
+    ];
+    let since = prop_oneof![2 => Just(None), 1 => (0u32..40).prop_map(Some)];
+    let room = prop_oneof![2 => Just(None), 1 => (any::<bool>(), 0u32..8).prop_map(Some)];
+    let run = (mode, any::<bool>(), since, room).prop_map(|(mode, full, since, room)| Event::Run { mode, full, since, room });
+    prop_oneof![
+        4 => (ops_without_copies(), ops_without_copies()).prop_map(|(a, b)| Event::Users(a, b)),
+        6 => run,
+        1 => any::<bool>().prop_map(Event::Snapshot),
+        1 => any::<bool>().prop_map(Event::Restore),
+        1 => (any::<bool>(), any::<usize>()).prop_map(|(on_a, n)| Event::Damage(on_a, n)),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -66,6 +106,7 @@ struct Pair {
     /// All texts there ever were.
     all: BTreeSet<Vec<u8>>,
     state: Option<String>,
+    snapshots: [Option<ModelBox>; 2],
 }
 
 impl Pair {
@@ -75,7 +116,7 @@ impl Pair {
         let validity = |n: u32| UidValidity::new(n).expect("not zero");
         a.world().boxes.insert(MailboxName::inbox(), ModelBox::new(guid(1), validity(100)));
         b.world().boxes.insert(MailboxName::inbox(), ModelBox::new(guid(1), validity(if same_identity { 100 } else { 200 })));
-        Self { a, b, counter: 0, removed: BTreeSet::new(), all: BTreeSet::new(), state: None }
+        Self { a, b, counter: 0, removed: BTreeSet::new(), all: BTreeSet::new(), state: None, snapshots: [None, None] }
     }
 
     fn act(&mut self, on_a: bool, ops: &[Op]) {
@@ -135,6 +176,50 @@ impl Pair {
         }
     }
 
+    fn event(&mut self, event: &Event) {
+        let inbox = MailboxName::inbox();
+        let store = |on_a: bool| if on_a { self.a.clone() } else { self.b.clone() };
+        match event {
+            Event::Users(on_a, on_b) => {
+                self.act(true, on_a);
+                self.act(false, on_b);
+            }
+            Event::Snapshot(on_a) => self.snapshots[usize::from(*on_a)] = store(*on_a).world().boxes.get(&inbox).cloned(),
+            Event::Restore(on_a) => {
+                let Some(old) = self.snapshots[usize::from(*on_a)].clone() else { return };
+                let before = texts(&store(*on_a));
+                store(*on_a).world().boxes.insert(inbox, old);
+                // What nobody else has is gone with the disk.
+                let left = &texts(&self.a) | &texts(&self.b);
+                self.removed.extend(before.difference(&left).cloned());
+            }
+            Event::Damage(on_a, n) => {
+                let store = store(*on_a);
+                let mut world = store.world();
+                let mails = &mut world.boxes.get_mut(&inbox).expect("never deleted here").mails;
+                let n = n % mails.len().max(1);
+                if let Some(mail) = mails.values_mut().nth(n) {
+                    mail.unreadable = !mail.unreadable;
+                }
+            }
+            Event::Run { mode, full, since, room } => {
+                if let Some((on_a, room)) = room {
+                    store(*on_a).world().room = Some(*room);
+                }
+                if let Mode::Backup(source) = mode {
+                    let (of, to) = (store(*source == Source::Master), store(*source != Source::Master));
+                    self.removed.extend(texts(&to).difference(&texts(&of)).cloned());
+                }
+                let algorithm = if *full { Algorithm::Full } else { Algorithm::Changed };
+                let filter = Filter { since: since.map(Timestamp), ..Filter::default() };
+                self.sync(&Options { filter, commit_interval: 2, ..options(*mode, algorithm) });
+                for store in [&self.a, &self.b] {
+                    store.world().room = None;
+                }
+            }
+        }
+    }
+
     fn sync(&mut self, options: &Options) -> (RoundReport, RoundReport) {
         let (link_a, link_b) = Channel::pair();
         let b = self.b.clone();
@@ -168,20 +253,21 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
     let Ok(Message::Offer(Ok(peer))) = link.recv() else { panic!("an offer") };
     let saved = saved.0.get(&own.guid).copied();
     let stop = Stop::new();
-    let mut round = Round {
-        side,
-        options,
-        link: &mut link,
-        mailbox: &mut *mailbox,
-        name: &name,
-        saved,
-        fresh: false,
-        unified: false,
-        stop: &stop,
-        report: RoundReport::default(),
-    };
-    let mut sent = false;
-    round.run((own, *peer), guids, &mut sent).expect("the model never fails");
+    let start = Start { side, options, saved, fresh: false, unified: false, stop: &stop };
+    let mut report = RoundReport::default();
+    if start.nothing_to_do(&own, &peer) {
+        report.state = Some(start.state_of(&own, &peer));
+        let floors = start.floors(own.status, peer.status);
+        if floors != Floors::default() {
+            // A side may have been given room for no change at all.
+            assert!(mailbox.raise(&floors).map_or_else(|e| e.class() == Class::NoRoom, |()| true));
+        }
+        return report;
+    }
+    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, name: &name, report })];
+    round::run(&mut rounds, &mut Flow::new(&mut link)).expect("the other side lives");
+    let [Ok(round)] = rounds else { panic!("the model never fails") };
+    assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
     round.report
 }
 
@@ -311,4 +397,116 @@ proptest! {
         let must: BTreeSet<_> = pair.all.difference(&pair.removed).cloned().collect();
         prop_assert!(texts(&pair.a).is_superset(&must));
     }
+
+    #[test]
+    fn whatever_happened_nothing_is_lost_or_doubled(events in prop::collection::vec(event(), 1..10)) {
+        live_through(&events);
+    }
+}
+
+fn user_mail(n: u8) -> ModelMail {
+    ModelMail {
+        guid: MailGuid::new(format!("mail-{n}")).expect("not empty"),
+        flags: Flags::NONE,
+        keywords: Keywords::NONE,
+        modseq: ModSeq(0),
+        text: vec![n],
+        received: Timestamp(1),
+        unreadable: false,
+    }
+}
+
+fn inbox<T>(store: &ModelStore, f: impl FnOnce(&mut ModelBox) -> T) -> T {
+    f(store.world().boxes.get_mut(&MailboxName::inbox()).expect("there"))
+}
+
+fn uid(n: u32) -> Uid {
+    Uid::new(n).expect("not zero")
+}
+
+/// Two mails that both sides have. One is to get the UID 9 on b, where a run was killed then.
+fn half_renumbered() -> Pair {
+    let mut pair = Pair::new(true);
+    inbox(&pair.a, |a| [1, 2].map(|n| a.append(None, user_mail(n))));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    pair
+}
+
+#[test]
+fn a_mail_expunged_while_it_got_another_uid_elsewhere_does_not_come_back() {
+    let mut pair = half_renumbered();
+    inbox(&pair.b, |b| {
+        b.append(Some(uid(9)), user_mail(2));
+        b.expunge(uid(2), true, true);
+        b.renumbered.push(Renumbered { from: uid(2), first: uid(9), last: uid(9) });
+    });
+    inbox(&pair.a, |a| a.expunge(uid(2), true, false));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1]].into(), [vec![1]].into()));
+}
+
+#[test]
+fn a_mail_that_came_back_by_another_way_stays() {
+    let mut pair = half_renumbered();
+    // A third place has brought it, long after it was expunged everywhere.
+    inbox(&pair.a, |a| a.expunge(uid(2), true, false));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    inbox(&pair.b, |b| b.append(Some(uid(9)), user_mail(2)));
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1], vec![2]].into(), [vec![1], vec![2]].into()));
+}
+
+#[test]
+fn a_mail_expunged_behind_the_end_of_the_common_past_does_not_come_back() {
+    let mut pair = Pair::new(true);
+    inbox(&pair.a, |a| a.append(None, user_mail(1)));
+    inbox(&pair.b, |b| {
+        b.append(None, user_mail(2));
+        b.append(Some(uid(5)), user_mail(3));
+    });
+    inbox(&pair.a, |a| {
+        a.append(Some(uid(5)), user_mail(3));
+        a.expunge(uid(5), true, false);
+    });
+    pair.sync(&options(Mode::TwoWay, Algorithm::Changed));
+    assert_eq!((texts(&pair.a), texts(&pair.b)), ([vec![1], vec![2]].into(), [vec![1], vec![2]].into()));
+}
+
+/// In the end one whole run makes both sides equal, with each mail that nobody has deleted, once.
+fn live_through(events: &[Event]) {
+    let mut pair = Pair::new(true);
+    for event in events {
+        pair.event(event);
+    }
+    for store in [&pair.a, &pair.b] {
+        for mail in store.world().boxes.values_mut().flat_map(|b| b.mails.values_mut()) {
+            mail.unreadable = false;
+        }
+    }
+    let (m, s) = pair.sync(&options(Mode::TwoWay, Algorithm::Full));
+    assert!(!m.unsettled && !s.unsettled);
+    assert_eq!(seen(&pair.a), seen(&pair.b));
+    let must: BTreeSet<_> = pair.all.difference(&pair.removed).cloned().collect();
+    assert!(texts(&pair.a).is_superset(&must), "lost {:?}", must.difference(&texts(&pair.a)).collect::<Vec<_>>());
+    assert_eq!(seen(&pair.a).0.len(), texts(&pair.a).len(), "doubled");
+}
+
+#[test]
+fn histories_that_once_lost_or_doubled_mails() {
+    let mails = |a, b| Event::Users(vec![Op::Append { flags: 0 }; a], vec![Op::Append { flags: 0 }; b]);
+    let run = |mode| Event::Run { mode, full: false, since: None, room: None };
+    let since = |mode, since, room| Event::Run { mode, full: false, since: Some(since), room };
+    let full = |mode, room| Event::Run { mode, full: false, since: None, room: Some(room) };
+    let (one_way, back) = (Mode::OneWay(Source::Master), Mode::Backup(Source::Slave));
+    // The disk was full between a rebuild and the note of what a filter held back.
+    live_through(&[mails(3, 2), since(back, 5, Some((true, 1)))]);
+    // The same between two batches, for a filter and for an unreadable mail.
+    live_through(&[mails(6, 0), since(Mode::TwoWay, 3, Some((false, 2)))]);
+    live_through(&[mails(6, 0), Event::Damage(true, 1), full(Mode::TwoWay, (false, 2))]);
+    // A backup that was stopped had sent again what the destination had under other UIDs.
+    live_through(&[mails(4, 5), run(one_way), mails(0, 2), full(back, (true, 2))]);
+    // A mail that both sides had under different UIDs, unreadable on one of them.
+    let reverse = Mode::OneWay(Source::Slave);
+    let damaged = Event::Damage(false, 0);
+    live_through(&[mails(1, 1), run(reverse), since(Mode::TwoWay, 3, None), damaged, run(Mode::TwoWay)]);
 }

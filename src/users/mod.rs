@@ -107,6 +107,8 @@ impl User {
         let (name, home) = match who {
             Who::Current { name, home } if home.is_some() && !config.is_overridden("mail_home") => (name, home.clone()),
             Who::Current { name, .. } => (name, None),
+            // A script's empty variable: "/mail/%u" would be everybody's mail.
+            Who::Named(name) if name.is_empty() => return Err(Error::NotFound),
             Who::Named(name) => {
                 if config.count("userdb") > 0 {
                     return Err(Error::LookupNeeded);
@@ -232,6 +234,7 @@ mod tests {
     #[test]
     fn without_a_configuration_a_name_is_a_user_of_the_system_or_virtual() {
         let named = |name: &str| Who::Named(name.into());
+        assert_eq!(find(&named(""), &[IDS[0], IDS[1], "mail_home=/v"]).unwrap_err(), "User doesn't exist");
         let root = find(&named("root"), &["first_valid_uid=0", "mail_uid=1000", "mail_gid=1000"]).unwrap();
         assert_eq!(root.owner.home.as_deref(), Some(std::path::Path::new("/root")));
         assert_eq!(root.ids.uid, Some(1000));

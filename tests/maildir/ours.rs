@@ -17,7 +17,7 @@ pub fn format() -> Maildir {
 }
 
 pub fn format_with(settings: Settings) -> Maildir {
-    Maildir::new(settings, Arc::new(|_, _| Ok(UidValidity::new(4711).expect("not 0"))))
+    Maildir::new(settings, true, Arc::new(|_, _| Ok(UidValidity::new(4711).expect("not 0"))))
 }
 
 /// The place of a Maildir whose index and control files are in it.
@@ -69,6 +69,7 @@ pub fn new_mail(n: u32, guid_text: &str) -> NewMail {
         saved: Timestamp(0),
         pop3_uidl: None,
         pop3_order: 0,
+        in_alt: false,
     }
 }
 

@@ -86,6 +86,7 @@ pub fn new_mail(n: u32, guid: &str) -> NewMail {
         saved: Timestamp(1_650_000_000 + n),
         pop3_uidl: None,
         pop3_order: 0,
+        in_alt: false,
     }
 }
 

@@ -244,6 +244,26 @@ fn instances_are_references_and_a_move_is_one_step() {
 }
 
 #[test]
+fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = dovecots();
+    let (_format, mut inbox) = judge::open(&lab, "INBOX");
+    for (from, to) in [(1, 21), (3, 23)] {
+        let (guid, facts) = (inbox.guid(uid(from)).expect("known"), inbox.facts(uid(from)).expect("known"));
+        let mail = NewMail { guid, received: facts.received, saved: facts.saved, ..new_mail(to, "x") };
+        inbox.stage_copy(mail, uid(from), Original::Expunge).expect("staged");
+    }
+    lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
+    let saved = inbox.commit().expect("committed");
+    assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [23]);
+    assert_eq!(lab.dump()["INBOX"].mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [2, 4, 5, 6, 23]);
+    check(&lab, After::Calm);
+    sums_are_right(&lab);
+}
+
+#[test]
 fn copies_of_one_stored_mail_stay_one() {
     if !have_dovecot() {
         return;

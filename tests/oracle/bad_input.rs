@@ -480,8 +480,13 @@ fn wrong_words() {
     let (a, b) = settled(&lab, "maildir", "mdbox");
     a.save("INBOX", &mail(7));
     let user = "dsync(u1): Error: ";
+    let (link, again) = (a.home.join("link"), a.home.join("../a/mail"));
+    std::os::unix::fs::symlink(&a.dir, &link).expect("symlink");
+    let [link, again] = [link, again].map(|path| format!("maildir:{}", path.display()));
     let cases: &[(&[&str], i32, &str)] = &[
         (&["sync", &a.location], 75, "Both source and destination mail_location points to same directory"),
+        (&["sync", &link], 75, "Both source and destination mail_location points to same directory"),
+        (&["backup", &again], 75, "Both source and destination mail_location points to same directory"),
         (&["sync", "-m", "NoSuchBox", &b.location], 0, ""),
         (&["sync", "-g", "123", &b.location], 75, "Invalid -g parameter: 123"),
         (&["sync", "-g", "00000000000000000000000000000000", &b.location], 75, "Invalid -g parameter"),
@@ -492,6 +497,7 @@ fn wrong_words() {
         (&["sync", "-O", "\\Foo", &b.location], 75, "Invalid system flag given for -O parameter: '\\Foo'"),
         (&["sync", "-I", "xx", &b.location], 75, "Invalid -I parameter 'xx'"),
         (&["sync", "-l", "soon", &b.location], 64, "Invalid -l parameter: soon"),
+        (&["sync", "-u", "", &b.location], 67, "User doesn't exist"),
         (&["sync"], 64, ""),
     ];
     for (args, code, text) in cases {

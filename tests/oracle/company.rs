@@ -37,17 +37,17 @@ impl Book {
 }
 
 /// A small generator of numbers; tests shall be repeatable as far as time allows.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % n
     }
 }
 
 /// The number of a mail of ours.
-fn id_of(text: &str) -> Option<u32> {
+pub fn id_of(text: &str) -> Option<u32> {
     text.split_once("X-Id: =")?.1.split_once('.')?.0.parse().ok()
 }
 

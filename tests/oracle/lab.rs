@@ -172,6 +172,12 @@ impl Lab {
         text.lines().filter(|l| !l.contains("chdir(")).map(|l| format!("{l}\n")).collect()
     }
 
+    /// The directory stays for whoever looks into a failure.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
+    }
+
     #[track_caller]
     pub fn silent(&self) {
         assert_eq!(self.log(), "", "Dovecot complained");
@@ -194,6 +200,13 @@ impl Side {
             command.arg("-o").arg(setting);
         }
         command.env("USER", "u1").env("HOME", &self.home).env_remove("LOG_STDERR_TIMESTAMP").current_dir("/");
+    }
+
+    /// A program of Dovecot's for this side.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.settings(&mut command);
+        command
     }
 
     /// Our program for this side.
@@ -243,7 +256,8 @@ impl Side {
     pub fn dump(&self) -> Dump {
         // Without Dovecot's cache: of two Maildirs that were made in one second and then swap their names it tells the
         // wrong one's GUID.
-        let uncached = ["-o", "mailbox_list_index=no", "-f", "json"];
+        let cached = if self.location.contains(":LAYOUT=index") { "yes" } else { "no" };
+        let uncached = ["-o", &format!("mailbox_list_index={cached}"), "-f", "json"];
         let status = self.doveadm(&[&uncached[..], &["mailbox", "status", "guid uidvalidity uidnext", "*"]].concat());
         let status: serde_json::Value = serde_json::from_str(&status).expect("json");
         let mut boxes = BTreeMap::new();

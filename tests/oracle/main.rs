@@ -4,5 +4,7 @@ mod bad_input;
 mod company;
 mod conversion;
 mod lab;
+mod places;
 mod scenarios;
 mod selection;
+mod soak;

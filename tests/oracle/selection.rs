@@ -221,3 +221,55 @@ fn purge_and_codes() {
     assert_eq!(b.dump().texts().len(), 1);
     lab.silent();
 }
+
+/// `LAYOUT=index` names directories by GUIDs: one of two INBOXes gets another, and what a filter holds back stays known.
+#[test]
+fn a_filter_and_layout_index() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = Lab::new();
+    let by_guid = |name: &str, driver: &'static str| {
+        let mut side = lab.side(name, driver);
+        side.location.push_str(":LAYOUT=index");
+        side
+    };
+    let (a, b) = (by_guid("a", "sdbox"), by_guid("b", "mdbox"));
+    let mut imap = a.imap();
+    for n in 1..=5_u32 {
+        imap.append("INBOX", &format!("() \"01-Jan-{} 10:00:00 +0000\"", 2017 + n), &mail(n));
+    }
+    drop(imap);
+    b.save("INBOX", &mail(6));
+    lab.dsync(&a, &b, &["sync", "-t", "2020-06-01"]).fine();
+    let count = |side: &Side| side.doveadm(&["mailbox", "status", "messages", "INBOX"]).trim().to_owned();
+    assert_eq!([count(&a), count(&b)], ["INBOX messages=6", "INBOX messages=3"]);
+    lab.dsync(&a, &b, &["sync"]).fine();
+    assert_eq!([count(&a), count(&b)], ["INBOX messages=6", "INBOX messages=6"]);
+    lab.silent();
+}
+
+/// A name that is a file of the destination's: only this mailbox stays out.
+#[test]
+fn a_mailbox_in_the_place_of_a_file() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = Lab::new();
+    let (a, mut b) = (lab.side("a", "mdbox"), lab.side("b", "maildir"));
+    b.location.push_str(":LAYOUT=fs");
+    let mut imap = a.imap();
+    for name in ["Alpha", "dovecot-uidlist", "Zeta"] {
+        imap.ok(&format!("CREATE {name}"));
+        imap.append(name, "", &mail(1));
+    }
+    imap.ok("APPEND INBOX {1+}\r\nx");
+    drop(imap);
+    for command in ["sync", "backup"] {
+        lab.dsync(&a, &b, &[command]).says(65, &["Can't create mailbox dovecot-uidlist: ", "it is left out, the others go on"]);
+        let there: Vec<_> = b.dump().boxes.into_iter().map(|(name, b)| (name, b.mails.len())).collect();
+        assert_eq!(there, [("Alpha".to_owned(), 1), ("INBOX".into(), 1), ("Zeta".into(), 1)]);
+        assert!(a.dump().boxes.contains_key("dovecot-uidlist"));
+    }
+    lab.silent();
+}

@@ -202,6 +202,11 @@ impl Side {
         let _ = std::fs::remove_dir_all(&to);
         let ok = Command::new("cp").arg("-a").arg(&self.dir).arg(&to).status().expect("cp runs").success();
         assert!(ok, "cp");
+        let link = to.join("mail/dbox-alt-root");
+        if let Ok(target) = std::fs::read_link(&link) {
+            let target = to.join(target.strip_prefix(&self.dir).expect("below the side"));
+            std::fs::remove_file(&link).and_then(|()| std::os::unix::fs::symlink(target, &link)).expect("the link");
+        }
         Self { dir: to, ..self.clone() }
     }
 

@@ -1,5 +1,7 @@
 //! What was seen live in Dovecot 2.3.19.1.
 
+use std::path::Path;
+
 use crate::lab::{Lab, Side, assert_same, assert_settled, changed, have_dovecot};
 
 const STORAGES: [&str; 3] = ["maildir", "sdbox", "mdbox"];
@@ -236,40 +238,113 @@ fn l8b_a_dot_in_a_name_is_said_and_survives_the_way_back() {
     lab.silent();
 }
 
-fn size_below(dir: &std::path::Path) -> u64 {
+fn size_below(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|e| e.file_name().to_string_lossy().starts_with("m.")).map(|e| e.metadata().expect("a file").len()).sum()
 }
 
 #[test]
-#[ignore = "placement is not part of what the sides tell each other yet"]
 fn l10_mail_in_the_alternative_storage_stays_in_the_alternative_storage() {
     if !have_dovecot() {
         return;
     }
     for driver in ["mdbox", "sdbox"] {
         let lab = Lab::new();
-        let with_alt = |name: &str| lab.side(name, driver).with(":ALT=@/alt");
-        let (a, b) = (with_alt("a"), with_alt("b"));
-        for n in 1..=4 {
-            a.save("INBOX", &format!("m{n}"));
-        }
-        a.doveadm(&["altmove", "mailbox", "INBOX", "uid", "1:2"]);
-        a.doveadm(&["purge"]);
+        let (a, b) = (alt_side(&lab, "a", driver), alt_side(&lab, "b", driver));
+        half_in_alt(&a);
         a.dsync(&["backup"], &b).exits(0);
         assert_same(&a, &b);
-        let files = |s: &Side, dir: &str| {
-            s.files()
-                .into_iter()
-                .filter(|(p, f)| {
-                    let name = p.file_name().expect("a name").to_string_lossy().into_owned();
-                    p.starts_with(s.dir.join(dir)) && (name.starts_with("m.") || name.starts_with("u.")) && !f.2.is_empty()
-                })
-                .map(|(_, f)| String::from_utf8_lossy(&f.2).matches("Subject: ").count())
-                .sum::<usize>()
-        };
-        assert_eq!((files(&a, "mail"), files(&a, "alt")), (2, 2), "the lab's own {driver}");
-        assert_eq!((files(&b, "mail"), files(&b, "alt")), (2, 2), "{driver}");
+        assert_eq!((mails_in(&a, "mail"), mails_in(&a, "alt")), (2, 2), "the lab's own {driver}");
+        assert_eq!((mails_in(&b, "mail"), mails_in(&b, "alt")), (2, 2), "{driver}");
+        assert_settled(&a, &["backup"], &b);
+        lab.silent();
+    }
+}
+
+fn alt_side(lab: &Lab, name: &str, driver: &str) -> Side {
+    lab.side(name, driver).with(":ALT=@/alt")
+}
+
+/// Four mails, the first two of them moved by Dovecot.
+fn half_in_alt(side: &Side) {
+    for n in 1..=4 {
+        side.save("INBOX", &format!("m{n}"));
+    }
+    side.doveadm(&["altmove", "mailbox", "INBOX", "uid", "1:2"]);
+    side.doveadm(&["purge"]);
+}
+
+/// How many mails lie in the files below a directory.
+fn mails_in(side: &Side, dir: &str) -> usize {
+    let is_mail = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['m', 'u']));
+    let files = side.files().into_iter().filter(|(p, _)| p.starts_with(side.dir.join(dir)) && is_mail(p));
+    files.map(|(_, f)| String::from_utf8_lossy(&f.2).matches("Subject: ").count()).sum()
+}
+
+#[test]
+fn l10_placement_between_formats_both_ways_and_as_asked() {
+    if !have_dovecot() {
+        return;
+    }
+    for (from, to) in [("mdbox", "sdbox"), ("sdbox", "mdbox")] {
+        let lab = Lab::new();
+        let (a, b) = (alt_side(&lab, "a", from), alt_side(&lab, "b", to));
+        half_in_alt(&a);
+        let place = |side: &Side| (mails_in(side, "mail"), mails_in(side, "alt"));
+        for (how, wanted) in [("keep", (2, 2)), ("primary", (4, 0)), ("older-than=1d", (4, 0)), ("older-than=2037-01-01", (0, 4))]
+        {
+            let other = alt_side(&lab, &format!("to-{}", how.replace('=', "-")), to);
+            a.dsync(&["sync", "--alt", how], &other).quiet();
+            assert_same(&a, &other);
+            assert_eq!(place(&other), wanted, "{how}");
+            assert_settled(&a, &["sync"], &other);
+        }
+        a.dsync(&["backup", "--alt", "slow"], &b).exits(64).says("Invalid --alt parameter: slow");
+
+        // A changed destination is taken back to what the source is, where new and present mails keep their places.
+        a.dsync(&["sync"], &b).quiet();
+        b.save("INBOX", "theirs");
+        b.doveadm(&["altmove", "mailbox", "INBOX", "subject", "theirs"]);
+        b.doveadm(&["purge"]);
+        b.doveadm(&["expunge", "mailbox", "INBOX", "uid", "2"]);
+        a.save("INBOX", "m5");
+        a.doveadm(&["altmove", "mailbox", "INBOX", "uid", "5"]);
+        a.doveadm(&["purge"]);
+        a.dsync(&["backup"], &b).quiet();
+        assert_same(&a, &b);
+        b.doveadm(&["purge"]);
+        assert_eq!(place(&b), (2, 3), "{to} after the backup");
+        assert_settled(&a, &["backup"], &b);
+
+        // Mails of the destination's own go the other way.
+        b.save("INBOX", "m6");
+        b.doveadm(&["altmove", "mailbox", "INBOX", "uid", "6"]);
+        b.doveadm(&["purge"]);
+        a.dsync(&["sync"], &b).quiet();
+        assert_eq!((place(&a), place(&b)), ((2, 4), (2, 4)), "{from} to {to}");
+        assert_settled(&a, &["sync"], &b);
+        lab.silent();
+    }
+}
+
+/// Where the alternative storage will be mounted nothing is written: the mail goes to the primary storage.
+#[test]
+fn l10_an_alternative_storage_that_is_not_there_is_not_made() {
+    if !have_dovecot() {
+        return;
+    }
+    for driver in ["mdbox", "sdbox"] {
+        let lab = Lab::new();
+        let (a, b) = (alt_side(&lab, "a", driver), alt_side(&lab, "b", driver));
+        b.save("INBOX", "m0");
+        b.doveadm(&["expunge", "mailbox", "INBOX", "all"]);
+        b.doveadm(&["purge"]);
+        let _ = std::fs::remove_dir_all(b.dir.join("alt"));
+        half_in_alt(&a);
+        a.dsync(&["backup"], &b).quiet();
+        assert_same(&a, &b);
+        assert_eq!(mails_in(&b, "mail"), 4);
+        assert!(!b.dir.join("alt").exists());
         assert_settled(&a, &["backup"], &b);
         lab.silent();
     }

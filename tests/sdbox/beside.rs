@@ -346,3 +346,25 @@ fn a_store_that_encrypts_is_not_written_to() {
     let e = mailbox.stage(new_mail(9, "nine"), dsync::mail::Body::from_bytes("x")).expect_err("refused");
     assert!(e.to_string().contains("mail_crypt"), "{e}");
 }
+
+#[test]
+fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = lab();
+    lab.save("INBOX", text(1).as_bytes());
+    lab.save("INBOX", text(2).as_bytes());
+    let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
+    for (from, to) in [(1, 11), (2, 12)] {
+        let guid = mailbox.guid(uid(from)).expect("a GUID").to_string();
+        mailbox.stage_copy(new_mail(to, &guid), uid(from), dsync::mail::Original::Expunge).expect("staged");
+    }
+    lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
+    let saved = mailbox.commit().expect("committed");
+    assert_eq!(saved, [dsync::mail::Saved { wanted: uid(12), got: uid(12) }]);
+    assert_eq!(inbox(&lab).mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [12]);
+    mailbox.refresh().expect("refreshed");
+    assert_we_see(&mut *mailbox, &inbox(&lab));
+    lab.silent();
+}

@@ -441,3 +441,32 @@ fn saving_while_dovecot_saves() {
     assert_we_see(&mut *open(&lab.root(), "INBOX", &Settings::default()), &seen);
     lab.silent();
 }
+
+/// As Dovecot leaves it when it looks at a directory that somebody has just made for a mailbox.
+#[test]
+fn a_mailbox_that_was_only_begun_is_completed() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = lab();
+    lab.save("INBOX", b"From: a\n\nb\n");
+    let place = place(&lab.root(), "Begun");
+    let modes = Modes::like(&std::fs::metadata(lab.root()).expect("the root"));
+    mkdir_all(&place.mailbox, &modes).expect("a directory");
+    let mut format = Sdbox::new(Settings::default());
+    let one: dsync::mail::MailboxGuid = "aa112233445566778899aabbccddeeff".parse().expect("a GUID");
+    let two = dsync::mail::UidValidity::new(77).expect("not zero");
+    let files = dsync::index::Files::new(&place.index, dsync::index::Files::MAILBOX);
+    let mut first = dsync::index::Transaction::new(dsync::index::Bits::INTERNAL);
+    let header = [&[0; 4][..], &[9; 16], &[0; 4]].concat();
+    first.ext_header(dsync::index::ExtSpec::header("dbox-hdr", 24), 0, &header);
+    let options = dsync::index::Options::new(Settings::default().index, modes);
+    drop(dsync::index::Index::create(files, options, &[first]).expect("an index"));
+    assert_eq!(format.identity(&place).expect_err("not there").class(), dsync::mail::Class::NotFound);
+    format.create(&place, one, two).expect("completed");
+    let identity = format.identity(&place).expect("there");
+    assert_eq!((identity.guid, identity.uidvalidity), (one, two));
+    let status = lab.doveadm(&["mailbox", "status", "guid uidvalidity", "Begun"]);
+    assert!(status.contains("aa112233445566778899aabbccddeeff") && status.contains("77"), "{status}");
+    lab.silent();
+}

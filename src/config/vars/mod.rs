@@ -149,6 +149,29 @@ impl Vars {
     }
 }
 
+/// The text with the variables of some other table than a mail user's: by short or long name.
+///
+/// # Errors
+/// Unknown variables.
+pub(super) fn expand_with<'v>(text: &str, value: impl Fn(&str) -> Option<&'v str>) -> Result<String> {
+    let mut out = Vec::with_capacity(text.len());
+    scan(text, |piece| {
+        let (shape, name) = match piece {
+            Piece::Text(text) => {
+                out.extend_from_slice(text.as_bytes());
+                return Ok(());
+            }
+            Piece::Short(shape, name) => (shape, name.to_string()),
+            Piece::Long(shape, name) => (shape, name.to_owned()),
+            Piece::Open => return Err(VarError::Unknown("{".into())),
+        };
+        let value = if name == "%" { Some("%") } else { value(&name) };
+        out.extend(shape.apply(value.ok_or(VarError::Unknown(name))?.as_bytes().to_vec()));
+        Ok(())
+    })?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
 /// The name of every variable in the text, short or long, in their order. For settings that allow only some.
 pub(super) fn names(text: &str) -> Vec<String> {
     let mut names = Vec::new();

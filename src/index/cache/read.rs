@@ -59,7 +59,7 @@ impl Cache {
         Self::parse(file, path, state.indexid(), state.ext_reset_id(ext))
     }
 
-    pub(super) fn parse(file: File, path: &Path, indexid: u32, file_seq: u32) -> Result<Option<Self>> {
+    pub(in crate::index) fn parse(file: File, path: &Path, indexid: u32, file_seq: u32) -> Result<Option<Self>> {
         let len = file.metadata().map_err(|e| Error::read(path, e))?.len();
         let Some(header) = Header::parse(&read_at(&file, path, 0, HEADER)?) else { return Ok(None) };
         if header.indexid != indexid || header.file_seq != file_seq {

@@ -53,6 +53,12 @@ impl<'i> Locked<'i> {
         &self.index.state
     }
 
+    /// A write has failed: nothing more can be written before the index is read again.
+    #[must_use]
+    pub const fn is_spoilt(&self) -> bool {
+        self.index.stale
+    }
+
     /// The index.
     #[must_use]
     pub const fn index(&self) -> &Index {

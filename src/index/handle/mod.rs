@@ -24,6 +24,8 @@ use super::settings::Settings;
 use super::state::{DeletedMark, Source, State};
 
 pub use create::Created;
+#[cfg(any(test, fuzzing))]
+pub(super) use load::count;
 pub(super) use load::step;
 pub use locked::{Durability, Locked};
 pub use parked::Parking;

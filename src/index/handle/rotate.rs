@@ -8,7 +8,7 @@ use super::locked::Locked;
 use super::{Head, Index};
 use crate::index::error::{Error, Result};
 use crate::index::log::Header;
-use crate::index::state::{Field, Position};
+use crate::index::state::{Field, Position, State};
 use crate::index::transaction::Transaction;
 use crate::mail::Timestamp;
 use crate::os::Fsync;
@@ -39,6 +39,7 @@ impl Locked<'_> {
         }
         let bytes = index.state.to_snapshot();
         let (path, tmp) = (index.files.snapshot(), index.files.tmp());
+        State::check_snapshot(&path, &bytes).map_err(|damage| Error::refused(&path, damage.what))?;
         let mut file = match fs::create_new(&tmp, &index.options.modes) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 // Left by a writer that died: writers hold the lock that we have.
@@ -156,7 +157,7 @@ impl Locked<'_> {
         index.snapshot = None;
         index.loaded = super::next_load();
         let at = Position { seq: header.file_seq, offset: u32::from(header.size) };
-        index.state = crate::index::State::empty(header.indexid, at, header.initial_modseq);
+        index.state = State::empty(header.indexid, at, header.initial_modseq);
         self.go_over(file, header, lock);
         self.index.follow()
     }

@@ -90,6 +90,19 @@ impl ListIndex {
         self.index.refresh().map(|_| ())
     }
 
+    /// Removes what a writer that died has left at the end of the log: Dovecot would give the whole list up because of it.
+    ///
+    /// # Errors
+    /// Locks, I/O.
+    pub fn cut_off_rest(&mut self) -> Result<()> {
+        let path = self.index.files().log();
+        let len = std::fs::metadata(&path).map_err(|e| super::Error::read(&path, e))?.len();
+        if len > u64::from(self.index.state().position().offset) {
+            drop(self.index.lock()?);
+        }
+        Ok(())
+    }
+
     /// All nodes, parents before their children.
     ///
     /// # Errors

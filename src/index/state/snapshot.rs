@@ -15,6 +15,13 @@ struct Layout {
     offsets: Vec<usize>,
 }
 
+/// What stands in front of the records.
+struct Front {
+    state: State,
+    layout: Layout,
+    header_size: usize,
+}
+
 impl State {
     /// Reads a snapshot. The position is where the log goes on; the modseq counter is left at 0 unless the snapshot itself
     /// tells it for this position.
@@ -22,6 +29,25 @@ impl State {
     /// # Errors
     /// [`DamageClass::IndexUnusable`] and [`DamageClass::NeedsFsck`] (index.md 2.6).
     pub(in crate::index) fn from_snapshot(path: &Path, bytes: &[u8]) -> Result<Self, Damage> {
+        let Front { mut state, layout, header_size } = Self::front(path, bytes)?;
+        let records = &bytes[header_size..header_size + state.field(Field::MESSAGES) as usize * layout.record_size];
+        let record_size = layout.record_size;
+        state
+            .read_records(records, &layout)
+            .map_err(|(row, what)| Damage::new(DamageClass::NeedsFsck, path, (header_size + row * record_size) as u64, what))?;
+        Ok(state)
+    }
+
+    /// All checks of a snapshot except those of single mails. For ourselves: a log may have written anything into the header,
+    /// and what no reader would accept must not take the place of a good snapshot.
+    ///
+    /// # Errors
+    /// As [`State::from_snapshot`].
+    pub(in crate::index) fn check_snapshot(path: &Path, bytes: &[u8]) -> Result<(), Damage> {
+        Self::front(path, bytes).map(drop)
+    }
+
+    fn front(path: &Path, bytes: &[u8]) -> Result<Front, Damage> {
         let unusable = |offset, what: String| Damage::new(DamageClass::IndexUnusable, path, offset, what);
         let fsck = |offset, what: String| Damage::new(DamageClass::NeedsFsck, path, offset, what);
 
@@ -67,16 +93,12 @@ impl State {
             return Err(fsck(32, "more data than a mailbox can have".into()));
         }
         state.base = base;
-        let records = &bytes[header_size..header_size + messages * record_size];
-        state
-            .read_records(records, &Layout { record_size, offsets })
-            .map_err(|(row, what)| fsck((header_size + row * record_size) as u64, what))?;
         if let Some((highest, at)) = state.modseq_header()
             && at == position
         {
             state.counter = highest;
         }
-        Ok(state)
+        Ok(Front { state, layout: Layout { record_size, offsets }, header_size })
     }
 
     /// Reads the extension area; gives the offsets of the extensions' record data.

@@ -155,3 +155,17 @@ fn an_implicit_extension_is_counted() {
     assert_eq!(names, ["dbox-hdr", "keywords", "vsize"]);
     assert_eq!(fresh.state().ext_u32(fresh.state().ext("vsize").expect("there"), 0), 8);
 }
+
+#[test]
+fn more_gaps_than_there_is_room_for_are_gaps_all_the_same() {
+    let dir = tempfile::tempdir().expect("scratch directory");
+    let mut index = new_index(dir.path());
+    let every_other: Vec<_> = (1..=5000).map(|n| (uid(2 * n), uid(2 * n))).collect();
+    let held = index.state().hold_back(&every_other, Bits::EXTERNAL).expect("it is new");
+    index.lock().expect("free").commit(&held, Durability::Mail).expect("room");
+    assert!(index.state().hold_back(&every_other, Bits::EXTERNAL).is_none(), "nothing new");
+    let kept = open(dir.path()).expect("valid").state().held_back();
+    let is_held = |u: crate::mail::Uid| kept.iter().any(|r| r.0 <= u && u <= r.1);
+    assert!(every_other.iter().all(|r| is_held(r.0)));
+    assert!(!is_held(uid(3)) && !is_held(uid(10_001)));
+}

@@ -7,7 +7,8 @@ use crate::index::handle::{Index, LogText, step};
 use crate::index::log::{Bits, Change, Range, Transactions};
 use crate::index::state::Position;
 use crate::mail::{
-    AttributeChange, AttributeKey, Changes, Flags, Guid128, Keyword, Keywords, LogChange, Mail, ModSeq, Since, Status, Uid,
+    AttributeChange, AttributeKey, Changes, Flags, Guid128, Keyword, Keywords, LogChange, Mail, ModSeq, Renumbered, Since,
+    Status, Uid,
 };
 
 /// Expunges that name ranges, not mails, are listed UID by UID: more than this is no mailbox.
@@ -70,6 +71,15 @@ struct Collector<'s, 'v> {
     attributes: Vec<AttributeChange>,
     native: Vec<(u32, u32)>,
     synced: Vec<(u32, u32)>,
+    renumbered: Vec<Renumbered>,
+    step: Step,
+}
+
+/// What a sync did in the transaction that is being read.
+#[derive(Default)]
+struct Step {
+    appended: Option<(u32, u32)>,
+    gone: Vec<u32>,
 }
 
 /// Adds a UID to ascending ranges; appends come in that order.
@@ -117,6 +127,8 @@ impl Index {
             attributes: Vec::new(),
             native: Vec::new(),
             synced: Vec::new(),
+            renumbered: Vec::new(),
+            step: Step::default(),
         };
         for log in &logs {
             collector.read(log, from)?;
@@ -159,26 +171,43 @@ impl Collector<'_, '_> {
             return Ok(());
         }
         let mut counter = log.header.initial_modseq;
-        for record in log.transactions().flatten() {
-            let at = Position { seq, offset: u32::try_from(record.offset).unwrap_or(u32::MAX) };
-            if at >= self.scan.end {
-                break;
+        for transaction in log.transactions() {
+            for record in transaction {
+                let at = Position { seq, offset: u32::try_from(record.offset).unwrap_or(u32::MAX) };
+                if at >= self.scan.end {
+                    return Ok(());
+                }
+                let (change, bits) = Change::parse(&record).map_err(|bad| log.source().damage(record.offset, bad))?;
+                counter = step(counter, &change, bits, log.header.minor);
+                if at < from {
+                    continue;
+                }
+                self.take(&change, bits, counter)
+                    .map_err(|what| Damage::new(DamageClass::LogCorrupt, &log.path, record.offset, what))?;
             }
-            let (change, bits) = Change::parse(&record).map_err(|bad| log.source().damage(record.offset, bad))?;
-            counter = step(counter, &change, bits, log.header.minor);
-            if at < from {
-                continue;
-            }
-            self.take(&change, bits, counter)
-                .map_err(|what| Damage::new(DamageClass::LogCorrupt, &log.path, record.offset, what))?;
+            self.end_of_transaction();
         }
         Ok(())
+    }
+
+    fn end_of_transaction(&mut self) {
+        let Step { appended, gone } = std::mem::take(&mut self.step);
+        if let Some((first, last)) = appended.and_then(|(a, b)| Some((Uid::new(a)?, Uid::new(b)?))) {
+            let from = gone.into_iter().filter_map(Uid::new);
+            self.renumbered.extend(from.map(|from| Renumbered { from, first, last }));
+        }
     }
 
     fn take(&mut self, change: &Change<'_>, bits: Bits, counter: u64) -> std::result::Result<(), String> {
         if let Change::Append(list) = change {
             let ranges = if bits.sync { &mut self.synced } else { &mut self.native };
-            list.iter().for_each(|a| add_uid(ranges, a.uid));
+            for a in list.iter() {
+                add_uid(ranges, a.uid);
+                if bits.sync {
+                    let (first, last) = self.step.appended.unwrap_or((a.uid, a.uid));
+                    self.step.appended = Some((first.min(a.uid), last.max(a.uid)));
+                }
+            }
             return Ok(());
         }
         if bits.sync && !matches!(change, Change::ExpungeGuid(_)) {
@@ -198,6 +227,9 @@ impl Collector<'_, '_> {
                 // A request tells the GUID, but is true only once the mail is gone.
                 for e in list.iter().filter(|e| bits.external || !self.scan.has(e.uid)) {
                     self.expunged(e.uid, e.guid);
+                    if bits.sync && bits.external {
+                        self.step.gone.push(e.uid);
+                    }
                 }
             }
             Change::Flags(ranges) => {
@@ -315,6 +347,7 @@ impl Collector<'_, '_> {
             attributes: self.attributes,
             native: uids(self.native),
             synced: uids(self.synced),
+            renumbered: self.renumbered,
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::index::transaction::{ExtSpec, Transaction};
 use crate::mail::Uid;
 
 const NAME: &str = "dsync-held";
-/// More ranges than this are not kept: the rest counts as never held back.
+/// More ranges than this are not kept apart: the last one then reaches to the end of the rest. A mail that counts as held back
+/// although it was there may come back after its deletion; the other way round it would be deleted on the other side.
 const MOST: usize = 4096;
 
 impl State {
@@ -33,19 +34,32 @@ impl State {
     /// The transaction that makes these the ranges held back; none if they are already.
     #[must_use]
     pub fn hold_back(&self, ranges: &[(Uid, Uid)], bits: Bits) -> Option<Transaction> {
-        let ranges = &ranges[..ranges.len().min(MOST)];
-        if self.held_back() == ranges {
-            return None;
-        }
-        let mut data = u32::try_from(ranges.len()).unwrap_or(0).to_le_bytes().to_vec();
-        for (first, last) in ranges {
-            data.extend_from_slice(&first.get().to_le_bytes());
-            data.extend_from_slice(&last.get().to_le_bytes());
-        }
-        let room = u32::try_from(data.len().next_power_of_two().max(64)).unwrap_or(u32::MAX);
-        let spec = ExtSpec { name: NAME, hdr_size: room, record_size: 0, record_align: 0, exact: false };
-        let mut t = Transaction::new(bits);
-        t.ext_header(spec, 0, &data);
-        Some(t)
+        let kept = ranges.get(..MOST).zip(ranges.last()).map(|(kept, end)| {
+            let mut kept = kept.to_vec();
+            kept[MOST - 1].1 = end.1;
+            kept
+        });
+        let ranges = kept.as_deref().unwrap_or(ranges);
+        (self.held_back() != ranges).then(|| holding(ranges, bits))
     }
+
+    /// The transaction that brings the ranges held back into a new history of the same index; none where nothing is.
+    #[must_use]
+    pub fn hold_on(&self, bits: Bits) -> Option<Transaction> {
+        let ranges = self.held_back();
+        (!ranges.is_empty()).then(|| holding(&ranges, bits))
+    }
+}
+
+fn holding(ranges: &[(Uid, Uid)], bits: Bits) -> Transaction {
+    let mut data = u32::try_from(ranges.len()).unwrap_or(0).to_le_bytes().to_vec();
+    for (first, last) in ranges {
+        data.extend_from_slice(&first.get().to_le_bytes());
+        data.extend_from_slice(&last.get().to_le_bytes());
+    }
+    let room = u32::try_from(data.len().next_power_of_two().max(64)).unwrap_or(u32::MAX);
+    let spec = ExtSpec { name: NAME, hdr_size: room, record_size: 0, record_align: 0, exact: false };
+    let mut t = Transaction::new(bits);
+    t.ext_header(spec, 0, &data);
+    t
 }

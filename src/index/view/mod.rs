@@ -5,9 +5,9 @@ mod edits;
 mod held;
 mod save;
 
-use crate::mail::{Identity, Mail, ModSeq, Status};
+use crate::mail::{Identity, Mail, ModSeq, Status, Uid};
 
-use super::state::State;
+use super::state::{Request, State};
 
 pub use changes::Scan;
 pub use edits::{EditPlan, plan_edits, raise};
@@ -24,6 +24,21 @@ impl State {
             modseq: self.modseq(row),
         };
         (0..self.len()).map(mail).collect()
+    }
+
+    /// Another program has begun to make this mailbox and not finished: no mail was ever in it, and it has no UIDVALIDITY. When
+    /// Dovecot looks at a dbox directory without an index it writes an index like this, and the rest when it opens the mailbox.
+    #[must_use]
+    pub fn is_half_made(&self) -> bool {
+        self.is_empty() && self.next_uid() == Uid::FIRST && self.uid_validity().is_none()
+    }
+
+    /// The mail is there and nobody has asked to expunge it.
+    #[must_use]
+    pub fn keeps(&self, uid: Uid) -> bool {
+        let asked =
+            |r: &Request| matches!(r, Request::Expunge { uids: (first, last), .. } if (*first..=*last).contains(&uid.get()));
+        self.row(uid).is_some() && !self.pending().iter().any(|p| asked(&p.request))
     }
 
     /// The numbers of a mailbox with this identity.

@@ -69,15 +69,15 @@ impl Metadata {
         self.get(b'V').and_then(parse_hex)
     }
 
-    /// `R`: when the mail was received; 0 if that is missing.
+    /// `R`: when the mail was received; 0 if that is missing. Dovecot writes dates before 1970 as 64 bits of two's complement:
+    /// they, and those that 32 bits cannot hold, become the nearest that can be told.
     ///
     /// # Errors
-    /// It is not a number of 32 bits.
+    /// It is not a number of 64 bits.
     pub fn received(&self) -> Result<Timestamp, Damage> {
         let Some(value) = self.get(b'R') else { return Ok(Timestamp(0)) };
         parse_hex(value)
-            .and_then(|n| u32::try_from(n).ok())
-            .map(Timestamp)
+            .map(|n| Timestamp(u32::try_from(n.cast_signed().max(0)).unwrap_or(u32::MAX)))
             .ok_or_else(|| Damage::Field { key: b'R', value: String::from_utf8_lossy(value).into_owned() })
     }
 
@@ -239,9 +239,18 @@ mod tests {
 
     #[test]
     fn a_bad_date_is_an_error_of_that_field() {
-        for bad in ["Rxyz", "R", "R100000000"] {
+        for bad in ["Rxyz", "R", "R11234567812345678"] {
             let (metadata, _) = Metadata::parse(format!("\n\x01\x03\n{bad}\n\n").as_bytes()).expect("valid").expect("whole");
             assert!(metadata.received().is_err(), "{bad}");
+        }
+    }
+
+    /// The first is what Dovecot writes for 1 January 1960.
+    #[test]
+    fn a_date_out_of_reach_is_the_nearest() {
+        for (line, nearest) in [("Rffffffffed300880", 0), ("R100000000", u32::MAX), ("Rffffffff", u32::MAX)] {
+            let (metadata, _) = Metadata::parse(format!("\n\x01\x03\n{line}\n\n").as_bytes()).expect("valid").expect("whole");
+            assert_eq!(metadata.received(), Ok(Timestamp(nearest)), "{line}");
         }
     }
 

@@ -7,6 +7,8 @@
 mod error;
 mod external;
 mod fold;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod index_header;
 mod metadata;

@@ -8,7 +8,7 @@ mod check;
 mod lz4;
 mod magic;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

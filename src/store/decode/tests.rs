@@ -52,6 +52,12 @@ fn compress(method: Method, text: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Seeds for the fuzzer.
+pub(crate) fn compressed(method: &str) -> Vec<Vec<u8>> {
+    let method = METHODS.into_iter().find(|m| m.to_string() == method).expect("a method");
+    [0, 10, 3000].map(|n| compress(method, &text(n))).to_vec()
+}
+
 fn range_of(bytes: &[u8]) -> FileRange {
     let mut file: File = tempfile::tempfile().expect("temp file");
     // Something in front and behind, as in a dbox file.

@@ -54,9 +54,11 @@ pub(super) fn which_dbox(root: &Path) -> Result<Option<Driver>, LocationError> {
 pub(super) fn without_root(owner: &Owner) -> Result<Found, LocationError> {
     let nothing = || LocationError::NothingFound(home_text(owner));
     let home = owner.home.as_ref().ok_or_else(nothing)?;
-    for (driver, dir) in [(Driver::Sdbox, "sdbox"), (Driver::Mdbox, "mdbox"), (Driver::Maildir, "Maildir")] {
+    let places =
+        [(Driver::Sdbox, "sdbox", "mailboxes"), (Driver::Mdbox, "mdbox", "storage"), (Driver::Maildir, "Maildir", "cur")];
+    for (driver, dir, inside) in places {
         let root = home.join(dir);
-        if root.is_dir() {
+        if root.join(inside).is_dir() {
             return Ok(Found { driver, root });
         }
     }
@@ -75,4 +77,30 @@ pub(super) fn home_text(owner: &Owner) -> String {
 
 fn is_mbox_root(root: &Path) -> bool {
     root.join(".imap").is_dir() || ["inbox", "mbox"].iter().any(|f| root.join(f).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the live 2.3.19.1 does it: an empty directory of the right name is none of a user's mail.
+    #[test]
+    fn a_place_counts_by_what_is_in_it() {
+        let home = tempfile::tempdir().expect("a directory");
+        let owner = Owner { home: Some(home.path().to_owned()), ..Owner::default() };
+        let found = || without_root(&owner).map(|f| f.driver).ok();
+        let steps = [
+            ("Maildir", None),
+            ("mdbox", None),
+            ("sdbox", None),
+            ("mail/.imap", Some(Driver::Mbox)),
+            ("Maildir/cur", Some(Driver::Maildir)),
+            ("mdbox/storage", Some(Driver::Mdbox)),
+            ("sdbox/mailboxes", Some(Driver::Sdbox)),
+        ];
+        for (dir, driver) in steps {
+            std::fs::create_dir_all(home.path().join(dir)).expect("made");
+            assert_eq!(found(), driver, "{dir}");
+        }
+    }
 }

@@ -70,6 +70,8 @@ pub struct Listing {
     pub entries: Vec<Entry>,
     /// What had to be skipped, and why.
     pub problems: Vec<(MailboxName, Error)>,
+    /// Symbolic links that lead out of the mail root, and where to: never followed.
+    pub links: Vec<(PathBuf, PathBuf)>,
 }
 
 impl List {

@@ -156,7 +156,8 @@ impl Names {
             storage_separator,
             inbox: ns.inbox,
             utf8: location.utf8,
-            escape: settings.listescape_char,
+            // The plugin leaves a layout alone that escapes by itself (verified live).
+            escape: settings.listescape_char.filter(|_| location.layout != Layout::Index),
             flat: location.layout.is_flat(),
             paths,
             checked: !location.no_fs_validation && !settings.full_filesystem_access && location.layout != Layout::Index,

@@ -1,5 +1,5 @@
 //! Which mailboxes lie on disk (mailbox-list.md 7). Only reads. What a name cannot be made of is skipped and reported;
-//! symbolic links are skipped, so that no mail is synchronised twice.
+//! symbolic links are skipped, so that no mail is synchronised twice. One that leads out of the mail root is told of.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -76,7 +76,11 @@ impl Walk<'_> {
             let name = if dotted { bytes.strip_prefix(b".") } else { Some(bytes) };
             let Some(name) = name.filter(|n| !n.is_empty()) else { continue };
             let trash = if dotted { &b".DOVECOT-TRASHED"[..] } else { b".DOVECOT-TRASHED" };
-            if !kind.is_dir() || matches!(name, b"." | b"..") || name == trash || (dotted && name == b".") {
+            if matches!(name, b"." | b"..") || name == trash || (dotted && name == b".") {
+                continue;
+            }
+            if !kind.is_dir() {
+                self.link(&root.join(&file), kind);
                 continue;
             }
             self.add(OsStr::from_bytes(name), true);
@@ -113,11 +117,26 @@ impl Walk<'_> {
                     // What is below is not known, and must not be taken for deleted: nothing is synchronised.
                     other => other?,
                 }
+            } else if kind.is_symlink() {
+                self.link(&dir.join(&file), kind);
             } else if mbox && kind.is_file() && !bytes.starts_with(b"dovecot.") {
                 self.add(&name, true);
             }
         }
         Ok(())
+    }
+
+    /// A symbolic link to a mailbox beside it is only a second name. One that leads elsewhere has mails that nothing else shows,
+    /// and Dovecot leaves those out without a word.
+    fn link(&mut self, path: &Path, kind: std::fs::FileType) {
+        if !kind.is_symlink() {
+            return;
+        }
+        let Ok(to) = std::fs::canonicalize(path) else { return };
+        let beside = std::fs::canonicalize(&self.list.location.root).is_ok_and(|root| to.starts_with(root));
+        if to.is_dir() && !beside {
+            self.out.links.push((path.to_owned(), to));
+        }
     }
 
     /// One directory (or mbox file) with this storage name. `can_be_mailbox`: else it is a mere directory.

@@ -57,6 +57,13 @@ impl LocalStore {
         }
     }
 
+    /// See [`ListIndex::cut_off_rest`].
+    pub(super) fn mend_list_index(&self, space: usize) {
+        if let Err(e) = self.with_list_index(space, false, |index| Ok(index.cut_off_rest()?)) {
+            tracing::debug!("{e}");
+        }
+    }
+
     /// Dovecot itself goes on showing the GUID of a deleted Maildir++ folder that has children (verified live).
     pub(super) fn forget_in_list_index(&self, target: &Target, directory: bool) {
         let levels = self.levels(target.space, &target.entry.stored);

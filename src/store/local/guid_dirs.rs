@@ -151,6 +151,14 @@ impl Mailbox for InGuidDirectory {
         self.inner.raise(floors)
     }
 
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        self.inner.held_back()
+    }
+
+    fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        self.inner.hold_back(ranges)
+    }
+
     fn keyword(&self, name: &str) -> Option<Keyword> {
         self.inner.keyword(name)
     }

@@ -5,17 +5,39 @@
 use super::LocalStore;
 use crate::index::{Bits, Durability, Files, Index, Options, Transaction};
 use crate::mail::{Attribute, Class, Error, MailboxGuid, MailboxName, Result, Timestamp};
+use crate::store::sieve::is_sieve;
 
 impl LocalStore {
-    pub(super) fn get_attributes(&mut self, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
-        Ok(self.attributes.as_mut().map(|file| file.get(guid)).transpose()?)
+    pub(super) fn get_attributes(&mut self, name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        let known = self.attributes.as_mut().map(|file| file.get(guid)).transpose()?;
+        let scripts = match &self.sieve {
+            Some(sieve) if name.is_inbox() => sieve.get()?,
+            _ => Vec::new(),
+        };
+        if known.is_none() && !(name.is_inbox() && self.sieve.is_some()) {
+            return Ok(None);
+        }
+        // The private ones come first, and a script before what says that it is active.
+        let (private, shared): (Vec<_>, Vec<_>) = known.into_iter().flatten().partition(|a| a.key.private);
+        Ok(Some([private, scripts, shared].concat()))
     }
 
-    pub(super) fn change_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
+    /// Sets the attribute where it belongs. Says whether that changed anything.
+    fn store_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<bool> {
+        if name.is_inbox()
+            && is_sieve(&attribute.key)
+            && let Some(sieve) = &self.sieve
+        {
+            return sieve.set(attribute);
+        }
         let Some(file) = self.attributes.as_mut() else {
             return Err(Error::new(Class::NotPossible, "Mailbox attributes not enabled"));
         };
-        if !file.set(guid, &attribute.key, attribute.value.as_deref())? {
+        Ok(file.set(guid, &attribute.key, attribute.value.as_deref())?)
+    }
+
+    pub(super) fn change_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {
+        if !self.store_attribute(name, guid, attribute)? {
             return Ok(());
         }
         let target = self.target(name)?;

@@ -13,9 +13,12 @@ mod scan;
 mod spaces;
 mod subscribe;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
+
+use tempfile::TempDir;
 
 use crate::index::{self, list_index::ListIndex};
 use crate::mail::{
@@ -23,7 +26,8 @@ use crate::mail::{
 };
 use crate::store::attributes::AttributeFile;
 use crate::store::format::{Format, Place};
-use crate::store::list::{Entry, Layout, List, Location};
+use crate::store::list::{Entry, IndexDir, Layout, List, Location};
+use crate::store::sieve::SieveFiles;
 use crate::store::{Account, Settings};
 
 pub use spaces::Side;
@@ -43,12 +47,32 @@ pub type MakeFormat<'a> = dyn Fn(&Location, &Account) -> Result<Box<dyn Format>>
 
 /// A location with its storage.
 struct Site {
+    /// As it was configured.
+    asked: Location,
     location: Location,
     format: Box<dyn Format>,
     begun: bool,
+    /// The indexes of `INDEX=MEMORY`, gone after the run.
+    _indexes: Option<TempDir>,
 }
 
 impl Site {
+    fn new(asked: Location, account: &Account, make_format: &MakeFormat<'_>) -> Result<Self> {
+        let mut location = asked.clone();
+        let mut account = Cow::Borrowed(account);
+        let mut indexes = None;
+        // A dbox without index files is nothing; its format says so.
+        if location.index == IndexDir::Memory && !location.driver.is_dbox() {
+            let failed = |e| Error::new(Class::Temporary, format!("INDEX=MEMORY: no directory for indexes: {e}"));
+            let dir = tempfile::Builder::new().prefix("dsync-index-").tempdir().map_err(failed)?;
+            location.index = IndexDir::Dir(dir.path().to_owned());
+            account.to_mut().settings.index.lasts = false;
+            indexes = Some(dir);
+        }
+        let format = make_format(&location, &account)?;
+        Ok(Self { asked, location, format, begun: false, _indexes: indexes })
+    }
+
     /// There is a mailbox at this place. A dbox whose directory has been made, but nothing in it, is none yet: whoever was
     /// making it did not come to its end.
     fn exists(&self, place: &Place) -> bool {
@@ -72,6 +96,8 @@ pub struct LocalStore {
     list_indexes: RefCell<HashMap<usize, ListIndex>>,
     /// `mail_attribute_dict`, where it is a file.
     attributes: Option<AttributeFile>,
+    /// The user's Sieve scripts, which are attributes of INBOX.
+    sieve: Option<SieveFiles>,
     /// What the last scan found, and what was made since.
     known: HashMap<MailboxName, Known>,
 }
@@ -106,6 +132,7 @@ impl LocalStore {
             selected: Vec::new(),
             list_indexes: RefCell::default(),
             attributes: None,
+            sieve: SieveFiles::of(&account.settings, &account.owner),
             known: HashMap::new(),
         };
         store.add_spaces(account, make_format)?;
@@ -224,8 +251,8 @@ impl Store for LocalStore {
         Ok(())
     }
 
-    fn attributes(&mut self, _name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
-        self.get_attributes(guid)
+    fn attributes(&mut self, name: &MailboxName, guid: MailboxGuid) -> Result<Option<Vec<Attribute>>> {
+        self.get_attributes(name, guid)
     }
 
     fn set_attribute(&mut self, name: &MailboxName, guid: MailboxGuid, attribute: &Attribute) -> Result<()> {

@@ -51,6 +51,7 @@ impl LocalStore {
         self.known.clear();
         let mut draft = Draft::default();
         for &space in &selected {
+            self.mend_list_index(space);
             let listing = match self.begin(space)? {
                 Some(listing) => listing,
                 None => self.listing(space)?,
@@ -144,6 +145,9 @@ impl LocalStore {
             .collect();
         let all: Vec<usize> = (0..self.spaces.len()).collect();
         draft.problems.extend(listing.problems);
+        for (link, to) in listing.links {
+            tracing::warn!("{} is a symbolic link to {}: left out", link.display(), to.display());
+        }
         for entry in listing.entries {
             let owner = self.find_space(&entry.name, &all);
             if owner != Some(space) {
@@ -188,10 +192,9 @@ impl LocalStore {
                 node.identity = Some(identity);
                 return place.ok();
             }
-            // Gone since it was listed, or being deleted by somebody: not there right now (index.md 4.5). A lost index is not
-            // the same as that.
-            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.is_being_deleted(target)) => {
-            }
+            // Gone since it was listed, or being deleted or created by somebody: not there right now (index.md 4.5). A lost
+            // index is not the same as that.
+            Err(e) if e.class() == Class::NotFound && (!self.exists(target).unwrap_or(true) || self.comes_or_goes(target)) => {}
             Err(e) => {
                 draft.node(name).existence = Existence::Unreadable;
                 draft.problems.push((name.clone(), e));
@@ -200,11 +203,14 @@ impl LocalStore {
         None
     }
 
-    fn is_being_deleted(&self, target: &Target) -> bool {
+    fn comes_or_goes(&self, target: &Target) -> bool {
         let Ok(place) = self.place(target) else { return false };
         let files = index::Files::new(&place.index, index::Files::MAILBOX);
         let options = index::Options::new(self.settings.index.clone(), place.modes);
-        matches!(index::Index::open(files, options), Err(index::Error::Deleted(_)))
+        match index::Index::open(files, options) {
+            Ok(index) => index.state().is_half_made(),
+            Err(e) => matches!(e, index::Error::Deleted(_)),
+        }
     }
 
     pub(super) fn identity(&mut self, target: &Target) -> Result<Identity> {

@@ -1,5 +1,6 @@
 //! Namespaces: which there are, which take part, which one a name belongs to (mailbox-list.md 6, sync.md 3.1).
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::{LocalStore, MakeFormat, OpenFor, Site};
@@ -76,14 +77,17 @@ impl LocalStore {
         if location.layout == Layout::Index && !location.driver.is_dbox() {
             return Err(format!("LAYOUT=index is not supported with {}", location.driver.name()));
         }
-        let site = match self.sites.iter().position(|s| s.location == location) {
+        if location.index_private.is_some() {
+            return Err("INDEXPVT is not supported: \\Seen flags are kept there, and would be left out".into());
+        }
+        let site = match self.sites.iter().position(|s| s.asked == location) {
             Some(site) => site,
             None => {
-                let format = make_format(&location, account).map_err(|e| e.to_string())?;
-                self.sites.push(Site { location: location.clone(), format, begun: false });
+                self.sites.push(Site::new(location, account, make_format).map_err(|e| e.to_string())?);
                 self.sites.len() - 1
             }
         };
+        let location = self.sites[site].location.clone();
         let list = List::new(location, ns, self.sites[site].format.reserved(), &account.settings);
         if !ns.prefix.is_empty() && !ns.prefix.ends_with(list.names.separator) {
             return Err(format!("list=yes requires prefix={} to end with separator", ns.prefix));
@@ -116,6 +120,7 @@ impl LocalStore {
                  (One namespace should default to mail_location setting)",
             ));
         };
+        self.check_twins(&chosen)?;
         let separator = |i: usize| self.list(i).map(|l| (l.names.separator, l.names.prefix_text.clone()));
         let (a, first_prefix) = separator(first)?;
         for &i in &chosen {
@@ -127,6 +132,24 @@ impl LocalStore {
             }
         }
         Ok(chosen)
+    }
+
+    /// Two namespaces that show the same directories show every mailbox twice: each would get a new GUID in every run, and be
+    /// deleted under one of its names.
+    fn check_twins(&self, chosen: &[usize]) -> Result<()> {
+        let mut seen: HashMap<PathBuf, &str> = HashMap::new();
+        for &i in chosen {
+            let list = self.list(i)?;
+            let root = list.location.listing_root();
+            if let Some(other) = seen.insert(root, &list.names.prefix_text) {
+                return Err(fatal(format!(
+                    "Namespaces '{other}' and '{}' have the same mailboxes, those of {}. Give one of them alias_for, or a location of its own",
+                    list.names.prefix_text,
+                    list.location.root.display()
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn own_location(&self, i: usize) -> bool {

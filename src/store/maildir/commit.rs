@@ -21,7 +21,7 @@ use super::mailbox::MaildirMailbox;
 use super::name::{self, Letters};
 use super::record;
 use super::scan::{self, Dir};
-use super::stage::{Text, time_of};
+use super::stage::{Text, seconds, time_of};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
 use crate::index::{Index, assign_uids};
 use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};
@@ -287,13 +287,11 @@ impl MaildirMailbox {
 
 /// Gives a mail's present file its new name and date.
 pub(super) fn adopt(path: &Path, mailbox: &Path, found: &(Dir, Vec<u8>), name: &[u8], mail: &NewMail) -> Result<()> {
-    if mail.received.0 > 0 {
-        use std::os::unix::fs::MetadataExt;
-        let file = std::fs::File::open(path).map_err(|e| Error::io(fs::Error::new("open", path, e)))?;
-        let mtime = file.metadata().map_err(|e| Error::io(fs::Error::new("stat", path, e)))?.mtime();
-        if mtime != i64::from(mail.received.0) {
-            fs::set_mtime(&file, path, time_of(mail.received))?;
-        }
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::File::open(path).map_err(|e| Error::io(fs::Error::new("open", path, e)))?;
+    let mtime = file.metadata().map_err(|e| Error::io(fs::Error::new("stat", path, e)))?.mtime();
+    if seconds(mtime) != mail.received {
+        fs::set_mtime(&file, path, time_of(mail.received))?;
     }
     if *found != (Dir::Cur, name.to_vec()) {
         fs::rename_new(path, &scan::path_of(mailbox, Dir::Cur, name))?;

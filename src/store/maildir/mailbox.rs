@@ -10,7 +10,7 @@ use sha1::{Digest, Sha1};
 use super::commit::{NamesTaken, Source, Staged};
 use super::core::Core;
 use super::name;
-use super::stage::{Rules, Stage, Text};
+use super::stage::{self, Rules, Stage, Text};
 use super::uidlist::Stamp;
 use crate::index::{Position, Scan, Version};
 use crate::mail::{
@@ -140,7 +140,7 @@ impl MaildirMailbox {
         let base = self.core.entry(from)?.base.to_vec();
         let (_, path, meta) = self.core.open_mail(from)?;
         let size = meta.len();
-        let same_date = mail.received.0 == 0 || i64::from(mail.received.0) == meta.mtime();
+        let same_date = mail.received == stage::seconds(meta.mtime());
         // What the name says counts only as far as it is true; what it does not say has to be counted.
         let with_crlf = name::size(&base, b'W').filter(|w| *w >= size);
         let plain = name::size(&base, b'S').is_none_or(|s| s == size);
@@ -150,7 +150,7 @@ impl MaildirMailbox {
         // EXDEV, EMLINK, EACCES, EPERM: an ordinary copy does it as well.
         let Ok(text) = self.stage.link(&path, size, with_crlf) else { return Ok(None) };
         if self.cached_save_date(from)?.is_none() {
-            self.linked.push((from, Timestamp(u32::try_from(meta.ctime().max(0)).unwrap_or(u32::MAX))));
+            self.linked.push((from, stage::seconds(meta.ctime())));
         }
         Ok(Some(text))
     }
@@ -234,18 +234,18 @@ impl Mailbox for MaildirMailbox {
         if !meta.is_file() {
             return Err(Error::new(Class::Temporary, format!("UID {uid}: its file is a directory")));
         }
-        let seconds = |t: i64| Timestamp(u32::try_from(t.max(0)).unwrap_or(u32::MAX));
-        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| seconds(meta.ctime()));
+        let saved = self.cached_save_date(uid)?.unwrap_or_else(|| stage::seconds(meta.ctime()));
         let entry = self.core.entry(uid)?;
         let with_crlf = name::size(entry.base, b'W').or_else(|| entry.get(b'W').and_then(name::number));
         let uidl = entry.get(b'P').map(|uidl| if uidl.is_empty() { entry.base } else { uidl });
         Ok(Facts {
-            received: seconds(meta.mtime()),
+            received: stage::seconds(meta.mtime()),
             saved,
             pop3_uidl: uidl.map(|u| String::from_utf8_lossy(u).into_owned()),
             pop3_order: entry.get(b'O').and_then(name::number).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
             // A size below that of the file cannot be true.
             virtual_size: with_crlf.filter(|w| *w >= meta.len()),
+            in_alt: false,
         })
     }
 
@@ -334,6 +334,10 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn hold_back(&mut self, ranges: &[(Uid, Uid)]) -> Result<()> {
+        if !ranges.is_empty() && !self.core.settings.index.lasts {
+            let text = "mails that are held back have to be remembered, and with INDEX=MEMORY there is no place for that";
+            return Err(Error::new(Class::NotPossible, text));
+        }
         self.core.hold_back(ranges)
     }
 }

@@ -17,6 +17,8 @@ mod edit;
 mod facts;
 mod files;
 mod frozen;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod identity;
 mod keywords;
@@ -52,13 +54,16 @@ pub struct Maildir {
     next_uidvalidity: NextUidValidity,
     /// Indexes of mailboxes that were looked at and will be opened.
     parking: Parking,
+    /// The layout is flat, and every directory a mailbox.
+    flat: bool,
 }
 
 impl Maildir {
-    /// With these settings. The counter is asked only for a mailbox that never had a UIDVALIDITY.
+    /// With these settings, in a layout that is flat (Maildir++, imapdir) or not. The counter is asked only for a mailbox that
+    /// never had a UIDVALIDITY.
     #[must_use]
-    pub fn new(settings: Settings, next_uidvalidity: NextUidValidity) -> Self {
-        Self { settings: Arc::new(settings), next_uidvalidity, parking: Parking::default() }
+    pub fn new(settings: Settings, flat: bool, next_uidvalidity: NextUidValidity) -> Self {
+        Self { settings: Arc::new(settings), next_uidvalidity, parking: Parking::default(), flat }
     }
 
     fn core(&mut self, place: &Place) -> Result<Core> {
@@ -85,15 +90,15 @@ impl Format for Maildir {
         "maildir"
     }
 
-    /// A Maildir++ folder is a mailbox as soon as its directory is there (9.1). The root is one if it has any of the three
-    /// directories: an empty one may be the place of a file system that is not mounted. Anything else needs `cur/`.
+    /// A folder of a flat layout is a mailbox as soon as its directory is there (9.1). The root is one if it has any of the three
+    /// directories: an empty one may be the place of a file system that is not mounted. Anything else needs `cur/`, whatever
+    /// its name begins with.
     fn exists(&self, place: &Place) -> bool {
         let is_dir = |name: &str| place.mailbox.join(name).is_dir();
-        let folder = place.mailbox.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
-        if folder && !place.inbox {
-            place.mailbox.is_dir()
-        } else if place.inbox {
+        if place.inbox {
             ["cur", "new", "tmp"].into_iter().any(is_dir)
+        } else if self.flat {
+            place.mailbox.is_dir()
         } else {
             is_dir("cur")
         }

@@ -147,7 +147,8 @@ impl MaildirMailbox {
 
         // 4
         let index = self.core.index.as_mut().expect("holds because a sync makes it");
-        index.lock()?.reset(&[])?;
+        let held: Vec<Transaction> = index.state().hold_on(Bits::EXTERNAL).into_iter().collect();
+        index.lock()?.reset(&held)?;
 
         // 5
         let mut header = Header::new(identity.uidvalidity, identity.guid);

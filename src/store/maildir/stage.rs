@@ -110,9 +110,7 @@ impl Stage {
         let (mut text, mut file) = self.create()?;
         let sizes = self.copy(body, &mut file, &text.path)?;
         (text.physical, text.with_crlf) = (sizes.physical, Some(sizes.with_crlf));
-        if received.0 > 0 {
-            fs::set_mtime(&file, &text.path, time_of(received)).map_err(Error::io)?;
-        }
+        fs::set_mtime(&file, &text.path, time_of(received)).map_err(Error::io)?;
         if self.rules.fsync != Fsync::Never {
             if self.unsynced >= GROUP {
                 self.sync(others)?;
@@ -236,6 +234,11 @@ impl Stage {
 
 fn memory(path: &Path, e: io::Error) -> Error {
     Error::io(fs::Error::new("compress", path, e))
+}
+
+/// A time of a file, or the nearest that can be told.
+pub(super) fn seconds(time: i64) -> Timestamp {
+    Timestamp(u32::try_from(time.max(0)).unwrap_or(u32::MAX))
 }
 
 /// The time of a received date.

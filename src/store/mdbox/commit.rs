@@ -13,7 +13,7 @@
 //!
 //! A reference is counted before a mailbox shows it and uncounted after it has gone, so no kill leaves a count too low.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use super::files::Files;
@@ -77,14 +77,17 @@ pub(super) fn publish(map: &mut LockedMap<'_>, files: &Files, temps: HashMap<usi
     let first = map.reserve(files, count)?;
     let mut temps: Vec<_> = temps.into_iter().collect();
     temps.sort_unstable_by_key(|(at, _)| *at);
+    let mut dirs = BTreeSet::new();
     for (id, (at, mut temp)) in (first..).zip(temps) {
-        let path = files.path(id);
+        // In the primary or in the alternative storage, as it was begun.
+        let path = temp.path().with_file_name(Files::name(id));
+        dirs.extend(path.parent().map(ToOwned::to_owned));
         temp.publish(&path)?;
         published.paths.push(path);
         published.ids.insert(at, id);
     }
     if fsync != Fsync::Never {
-        fs::fsync_dir(files.storage())?;
+        dirs.iter().try_for_each(|dir| fs::fsync_dir(dir))?;
     }
     Ok(published)
 }
@@ -152,6 +155,10 @@ fn arrivals<'s>(
     let mut arrivals = Vec::with_capacity(staged.len());
     for i in order {
         let s = &staged[i];
+        // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
+        if s.original.is_some_and(|uid| !state.keeps(uid)) {
+            continue;
+        }
         let map_uid = match (s.text, published.place(&s.text)) {
             (Text::Reference(map_uid), _) => map_uid,
             (Text::New { .. }, Some(place)) => {
@@ -161,7 +168,6 @@ fn arrivals<'s>(
             }
             (Text::New { .. }, None) => return Err(Error::new(Class::Temporary, "a staged mail has lost its file")),
         };
-        // Whoever has expunged the original meanwhile has uncounted it, too.
         let gone = s.original.and_then(|uid| {
             let reference = view::reference(state, state.row(uid)?);
             Some((uid, reference.record?.map_uid, reference.guid))

@@ -44,7 +44,13 @@ pub(super) fn create(shared: &Shared, place: &Place, guid: MailboxGuid, uidvalid
     if storage.settings.index.fsync != Fsync::Never {
         fs::fsync_dir(&place.index)?;
     }
-    if let Created::Found(index) = created {
+    if let Created::Found(mut index) = created {
+        if index.state().is_half_made() {
+            let mut locked = index.lock()?;
+            if locked.state().is_half_made() {
+                locked.commit_all(&first, Durability::Mail)?;
+            }
+        }
         let found = view::identity(index.state()).map_err(|e| bad_index(place, e))?;
         if (found.guid, found.uidvalidity) != (guid, uidvalidity) {
             return Err(Error::new(Class::Exists, format!("{}: there is a mailbox already", place.index.display())));
@@ -106,6 +112,10 @@ pub(super) fn identity(shared: &Shared, place: &Place, all: &[Place]) -> Result<
     let storage = &mut *held;
     let there = storage.refresh_map()?;
     match Index::open(index_files(place), storage.index_options(place)) {
+        Ok(index) if there && index.state().is_half_made() && !recover::has_uncounted(storage, all)? => {
+            let text = format!("{}: the mailbox is being created", place.index.display());
+            Err(Error::new(Class::NotFound, text))
+        }
         Ok(index) if there => {
             check_header(index.state(), storage.map.uid_validity()).map_err(|e| bad_index(place, e))?;
             let identity = view::identity(index.state()).map_err(|e| bad_index(place, e))?;

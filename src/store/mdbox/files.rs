@@ -3,7 +3,7 @@
 //! Message bytes never change in place and a descriptor stays good after an unlink, so open files are kept and read
 //! without any lock.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub(super) struct Files {
     alt_root: Option<PathBuf>,
     root: PathBuf,
     open: VecDeque<(u32, Arc<DboxFile>)>,
+    /// Files of which it is known whether they lie in the alternative storage.
+    in_alt: HashMap<u32, bool>,
 }
 
 impl Files {
@@ -51,6 +53,7 @@ impl Files {
             alt_root: location.alt.clone(),
             root: location.root.clone(),
             open: VecDeque::new(),
+            in_alt: HashMap::new(),
         }
     }
 
@@ -59,14 +62,19 @@ impl Files {
         &self.storage
     }
 
+    /// A file's name.
+    pub fn name(id: u32) -> String {
+        format!("m.{id}")
+    }
+
     /// A file's path in the primary directory.
     pub fn path(&self, id: u32) -> PathBuf {
-        self.storage.join(format!("m.{id}"))
+        self.storage.join(Self::name(id))
     }
 
     /// Both paths that a file may have, primary first.
     pub fn paths(&self, id: u32) -> impl Iterator<Item = PathBuf> + use<> {
-        let alt = self.alt.as_ref().map(|a| a.join(format!("m.{id}")));
+        let alt = self.alt.as_ref().map(|a| a.join(Self::name(id)));
         [Some(self.path(id)), alt].into_iter().flatten()
     }
 
@@ -99,6 +107,7 @@ impl Files {
     /// Closes all files: their names may mean others now (a rebuild has repaired them).
     pub fn forget(&mut self) {
         self.open.clear();
+        self.in_alt.clear();
     }
 
     /// Closes a file that is purged.
@@ -140,8 +149,36 @@ impl Files {
         Ok(highest)
     }
 
-    /// A new temp file beside the primary files.
-    pub fn writer(&self, modes: &Modes) -> mail::Result<dbox::Writer> {
-        Ok(dbox::Writer::create(&self.storage, modes)?)
+    /// A file lies in the alternative storage: not in the primary one.
+    pub fn in_alt(&mut self, id: u32) -> bool {
+        let Some(alt) = &self.alt else { return false };
+        let known = self.in_alt.get(&id).copied();
+        known.unwrap_or_else(|| {
+            let name = Self::name(id);
+            let in_alt = !self.storage.join(&name).exists() && alt.join(&name).exists();
+            self.in_alt.insert(id, in_alt);
+            in_alt
+        })
+    }
+
+    /// The directory for new files in the alternative storage, which is made if need be. `None`: there is none, or it is not
+    /// mounted, and mails must not be written to where it will be.
+    fn alt_for_new(&self, modes: &Modes) -> mail::Result<Option<&Path>> {
+        let (Some(alt), Some(root)) = (&self.alt, &self.alt_root) else { return Ok(None) };
+        if alt.is_dir() {
+            return Ok(Some(alt));
+        }
+        // An empty directory is a place where something could be mounted.
+        if std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none()) {
+            return Ok(None);
+        }
+        fs::mkdir_all(alt, modes)?;
+        Ok(Some(alt))
+    }
+
+    /// A new temp file beside the primary files, or if wanted and possible in the alternative storage.
+    pub fn writer(&self, modes: &Modes, in_alt: bool) -> mail::Result<dbox::Writer> {
+        let alt = if in_alt { self.alt_for_new(modes)? } else { None };
+        Ok(dbox::Writer::create(alt.unwrap_or(&self.storage), modes)?)
     }
 }

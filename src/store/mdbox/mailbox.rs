@@ -227,6 +227,7 @@ impl Mailbox for MdboxMailbox {
         let at = self.position(uid)?;
         let pop3 = self.view.pop3;
         let saved = self.view.references[at].record.map(|r| r.saved).unwrap_or_default();
+        let in_alt = self.in_alt(at);
         let known = self.known(at)?;
         Ok(Facts {
             received: known.received(),
@@ -234,6 +235,7 @@ impl Mailbox for MdboxMailbox {
             pop3_uidl: known.pop3_uidl().filter(|_| pop3.shows_uidl(uid)).map(str::to_owned),
             pop3_order: if pop3.shows_order(uid) { known.pop3_order() } else { 0 },
             virtual_size: known.virtual_size(),
+            in_alt,
         })
     }
 

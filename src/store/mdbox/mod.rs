@@ -9,6 +9,8 @@ mod create;
 mod edit;
 mod facts;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod mailbox;
 mod map;
 mod plan;

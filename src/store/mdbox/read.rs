@@ -49,6 +49,13 @@ impl MdboxMailbox {
         }
     }
 
+    /// Whether the mail at a position lies in the alternative storage.
+    pub(super) fn in_alt(&self, at: usize) -> bool {
+        let Some(record) = self.view.references[at].record else { return false };
+        let mut storage = self.storage.get();
+        storage.map.lookup(record.map_uid).is_some_and(|listed| storage.files.in_alt(listed.place.file_id))
+    }
+
     /// What the index says of the mail at a position.
     pub(super) fn map_record(&self, at: usize) -> Result<MailRecord> {
         let uid = self.view.mails[at].uid;

@@ -172,6 +172,7 @@ fn content(old: &State, plan: &Rebuild, next: &[Next<'_>], map_uid_validity: u32
     t.ext_header(MDBOX_HDR_EXT, 0, &header.encode());
     t.uid_validity(plan.identity.uidvalidity);
     let mut all = vec![t];
+    all.extend(old.hold_on(Bits::EXTERNAL));
 
     let mut t = Transaction::new(Bits::INTERNAL);
     t.keep_modseqs();

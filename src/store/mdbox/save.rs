@@ -47,10 +47,26 @@ pub(super) struct Staged {
     pub original: Option<Uid>,
 }
 
+/// A file of the transaction: open, or complete.
 #[derive(Debug)]
-enum Filling {
-    Open(Writer),
-    Closed(Temp),
+struct Filling {
+    open: Option<Writer>,
+    complete: Option<Temp>,
+}
+
+impl Filling {
+    const fn new(writer: Writer) -> Self {
+        Self { open: Some(writer), complete: None }
+    }
+
+    /// Nothing more will be written to it. Also if that fails: then it does not become a file of the storage.
+    fn complete(&mut self, fsync: Fsync) -> Result<()> {
+        if let Some(mut writer) = self.open.take() {
+            complete(&mut writer, fsync)?;
+            self.complete = Some(writer.close());
+        }
+        Ok(())
+    }
 }
 
 /// What is staged. Dropping it removes the temp files.
@@ -58,54 +74,49 @@ enum Filling {
 pub(super) struct Staging {
     pub mails: Vec<Staged>,
     files: Vec<Filling>,
-    /// Which of the files is being filled.
-    current: Option<usize>,
+    /// Which of the files are being filled: in the primary and in the alternative storage.
+    current: [Option<usize>; 2],
 }
 
 impl Staging {
     /// The file for a further mail of about this size.
-    fn writer(&mut self, size: u64, storage: &Storage) -> Result<(usize, &mut Writer)> {
-        if let Some(at) = self.current
-            && let Some(Filling::Open(writer)) = self.files.get(at)
+    fn writer(&mut self, size: u64, in_alt: bool, storage: &Storage) -> Result<(usize, &mut Writer)> {
+        let current = usize::from(in_alt);
+        if let Some(at) = self.current[current]
+            && let Some(writer) = self.files[at].open.as_ref()
             && writer.size().saturating_add(size) > storage.settings.mdbox_rotate_size
         {
-            self.close(storage.settings.index.fsync)?;
+            self.close(current, storage.settings.index.fsync)?;
         }
-        let at = match self.current {
+        let at = match self.current[current] {
             Some(at) => at,
             None => {
-                let writer = storage.files.writer(&storage.modes)?;
-                self.files.push(Filling::Open(writer));
-                *self.current.insert(self.files.len() - 1)
+                let writer = storage.files.writer(&storage.modes, in_alt)?;
+                self.files.push(Filling::new(writer));
+                *self.current[current].insert(self.files.len() - 1)
             }
         };
-        match &mut self.files[at] {
-            Filling::Open(writer) => Ok((at, writer)),
-            Filling::Closed(_) => Err(Error::new(Class::Temporary, "the file that is being filled is closed")),
-        }
+        let closed = || Error::new(Class::Temporary, "the file that is being filled is closed");
+        Ok((at, self.files[at].open.as_mut().ok_or_else(closed)?))
     }
 
-    /// Completes the current file.
-    fn close(&mut self, fsync: Fsync) -> Result<()> {
-        let Some(at) = self.current.take() else { return Ok(()) };
-        let Some(Filling::Open(mut writer)) = self.files.pop() else { return Ok(()) };
-        debug_assert_eq!(at, self.files.len(), "the current file is the last one");
-        complete(&mut writer, fsync)?;
-        self.files.push(Filling::Closed(writer.close()));
-        Ok(())
+    /// Completes a current file.
+    fn close(&mut self, current: usize, fsync: Fsync) -> Result<()> {
+        self.current[current].take().map_or(Ok(()), |at| self.files[at].complete(fsync))
     }
 
     /// Adds a complete file of one mail.
-    fn push_whole(&mut self, mut writer: Writer, fsync: Fsync) -> Result<usize> {
-        self.close(fsync)?;
-        complete(&mut writer, fsync)?;
-        self.files.push(Filling::Closed(writer.close()));
+    fn push_whole(&mut self, writer: Writer, fsync: Fsync) -> Result<usize> {
+        let mut file = Filling::new(writer);
+        file.complete(fsync)?;
+        self.files.push(file);
         Ok(self.files.len() - 1)
     }
 
     /// H1: all texts are complete and durable.
     pub fn complete(&mut self, fsync: Fsync) -> Result<()> {
-        self.close(fsync)
+        self.close(0, fsync)?;
+        self.close(1, fsync)
     }
 
     /// Takes the files that are not named any more away.
@@ -114,10 +125,7 @@ impl Staging {
             .into_iter()
             .enumerate()
             .filter(|(i, _)| used.contains(i))
-            .filter_map(|(i, f)| match f {
-                Filling::Closed(temp) => Some((i, temp)),
-                Filling::Open(_) => None,
-            })
+            .filter_map(|(i, f)| Some((i, f.complete?)))
             .collect()
     }
 }
@@ -217,7 +225,7 @@ impl MdboxMailbox {
         let text = match storage.saved(mail.guid.to_128()) {
             Some(map_uid) => {
                 // Perhaps another copy of a mail that was saved a moment ago. It gets a file of its own until that is known.
-                let mut writer = storage.files.writer(&storage.modes)?;
+                let mut writer = storage.files.writer(&storage.modes, mail.in_alt)?;
                 let written = writer.append(&new, body)?;
                 if is_same(storage, map_uid, &mail, &mut writer, &written)? {
                     Text::Reference(map_uid)
@@ -226,7 +234,7 @@ impl MdboxMailbox {
                 }
             }
             None => {
-                let (file, writer) = self.staging.writer(body.size.unwrap_or(0), storage)?;
+                let (file, writer) = self.staging.writer(body.size.unwrap_or(0), mail.in_alt, storage)?;
                 place_of(file, &writer.append(&new, body)?)?
             }
         };
@@ -273,10 +281,10 @@ impl MdboxMailbox {
             // The attachment files belong to the message that names them: a copy is whole.
             let body = storage.rules.text(&file, &message, None).map_err(bad)?;
             let new = NewMessage { metadata, guard_magic: storage.rules.plugins().compression };
-            let (file, writer) = self.staging.writer(body.size.unwrap_or(0), storage)?;
+            let (file, writer) = self.staging.writer(body.size.unwrap_or(0), mail.in_alt, storage)?;
             return place_of(file, &writer.append(&new, body)?);
         }
-        let (at, writer) = self.staging.writer(message.size(), storage)?;
+        let (at, writer) = self.staging.writer(message.size(), mail.in_alt, storage)?;
         let written = writer.append_stored(&file, &message, &message.metadata.with(&metadata)).map_err(Error::io)?;
         place_of(at, &written)
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::view::View;
-use crate::index::{CacheEntry, CacheField, Index, Locked, cached_number};
+use crate::index::{self, CacheEntry, CacheField, Index, Locked, cached_number};
 use crate::mail::{MailGuid, Timestamp, Uid};
 
 /// So many mails are looked up at once: the file is read in large pieces anyway.
@@ -49,7 +49,10 @@ pub(super) fn look_up(index: &Index, view: &mut View, row: usize) {
 }
 
 /// Writes records and tells where they are. Mails without one are no less there: their saved date is their file's ctime.
-pub(super) fn write(locked: &mut Locked<'_>, records: &[NewRecord]) -> BTreeMap<Uid, u32> {
+///
+/// # Errors
+/// The log could not be written to, so that nothing else can be either.
+pub(super) fn write(locked: &mut Locked<'_>, records: &[NewRecord]) -> index::Result<BTreeMap<Uid, u32>> {
     let guids: Vec<Option<Vec<u8>>> = records.iter().map(|r| r.guid.as_ref().map(MailGuid::text)).collect();
     let entries: Vec<CacheEntry<'_>> = records
         .iter()
@@ -57,10 +60,11 @@ pub(super) fn write(locked: &mut Locked<'_>, records: &[NewRecord]) -> BTreeMap<
         .map(|(r, guid)| CacheEntry { uid: r.uid, saved: Some(r.saved), guid: guid.as_deref() })
         .collect();
     match locked.cache(&entries) {
-        Ok(offsets) => offsets.into_iter().collect(),
+        Ok(offsets) => Ok(offsets.into_iter().collect()),
+        Err(e) if locked.is_spoilt() => Err(e),
         Err(e) => {
             tracing::warn!("saved dates are not kept: {e}");
-            BTreeMap::new()
+            Ok(BTreeMap::new())
         }
     }
 }

@@ -68,13 +68,17 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
     let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
     let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
 
-    let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).collect();
+    // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
+    for staged in staged.iter_mut().filter(|s| s.replaces.as_ref().is_some_and(|r| !locked.state().keeps(r.uid))) {
+        (staged.replaces, staged.temp) = (None, None);
+    }
+    let there = |(_, at): &(Uid, usize)| staged[*at].temp.is_some();
+    let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).filter(there).collect();
     let mut last = uids.iter().copied().max().unwrap_or(Uid::FIRST);
     while let Some((uid, at)) = queue.pop_first() {
         let owner = Owner { mailbox: identity.guid, uid };
         match publish(files, &mut staged[at], owner)? {
-            Outcome::Published { ours } => {
-                let in_alt = staged[at].linked.as_ref().is_some_and(|l| l.in_alt);
+            Outcome::Published { ours, in_alt } => {
                 published.insert(uid, Published { mail: Some(at), ours, in_alt });
             }
             Outcome::Taken => {
@@ -97,7 +101,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         }
     }
 
-    let offsets = cache::write(&mut locked, &cache_records(staged, published));
+    let offsets = cache::write(&mut locked, &cache_records(staged, published))?;
     let pop3 = view::header(locked.state()).map(|header| view::pop3(locked.state(), &header));
     let pop3 = pop3.map_err(|e| super::bad_index(place, e))?;
     let mut log = Log::new(locked.state().keeps_modseqs(), pop3);
@@ -105,9 +109,7 @@ fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published:
         match entry.mail {
             None => log.stranger(uid),
             Some(at) => {
-                // Who has expunged the original meanwhile was faster.
-                let original = staged[at].replaces.as_ref().filter(|r| locked.state().row(r.uid).is_some());
-                if let Some(original) = original {
+                if let Some(original) = &staged[at].replaces {
                     log.open.expunge(original.uid, original.guid);
                 }
                 let extra = if entry.in_alt { IN_ALT } else { 0 };
@@ -218,7 +220,7 @@ impl Log {
 /// What became of giving a file its final name.
 enum Outcome {
     /// The mail is there. `ours`: by our doing.
-    Published { ours: Option<PathBuf> },
+    Published { ours: Option<PathBuf>, in_alt: bool },
     /// Another mail is there that no index knows.
     Taken,
 }
@@ -227,8 +229,9 @@ enum Outcome {
 fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> {
     let missing = || Error::new(Class::Temporary, "a staged mail has no file");
     let mut temp = staged.temp.take().ok_or_else(missing)?;
-    let in_alt = staged.linked.as_ref().is_some_and(|l| l.in_alt);
-    let path = if in_alt { files.in_alt(owner.uid) } else { None }.unwrap_or_else(|| files.primary(owner.uid));
+    let primary = files.primary(owner.uid);
+    let alt = if staged.in_alt { files.in_alt(owner.uid) } else { None };
+    let path = alt.as_ref().unwrap_or(&primary);
     if let Some(linked) = &staged.linked
         && let Some((attachments, parts)) = &linked.external
     {
@@ -236,26 +239,30 @@ fn publish(files: &Files, staged: &mut Staged, owner: Owner) -> Result<Outcome> 
     }
     // Each turn takes away what was in the way, so there are few.
     for _ in 0..8 {
-        match temp.publish(&path) {
-            Ok(()) => return Ok(Outcome::Published { ours: Some(path) }),
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e.into()),
+        // Whoever reads a mail looks into the primary storage first.
+        let path = if alt.is_some() && primary.exists() { &primary } else { path };
+        if alt.as_ref().is_none_or(|alt| alt == path) {
+            match temp.publish(path) {
+                Ok(()) => return Ok(Outcome::Published { ours: Some(path.clone()), in_alt: alt.is_some() }),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e.into()),
+            }
         }
-        match DboxFile::open(&path).and_then(|file| file.message(0).map(|message| (file, message))) {
+        match DboxFile::open(path).and_then(|file| file.message(0).map(|message| (file, message))) {
             Ok((file, message)) => {
                 let same = message.plain_size() == staged.sizes.0 && same_metadata(&staged.mail, &message.metadata);
                 if !same {
                     staged.temp = Some(temp);
                     return Ok(Outcome::Taken);
                 }
-                fs::fsync(file.file(), &path)?;
-                return Ok(Outcome::Published { ours: None });
+                fs::fsync(file.file(), path)?;
+                return Ok(Outcome::Published { ours: None, in_alt: *path != primary });
             }
             Err(e) if e.is_not_found() => {}
             Err(e) => {
                 let aside = path.with_file_name(temp_name());
                 tracing::warn!("{e}; no index knows this file, it is {} now", aside.display());
-                fs::rename_new(&path, &aside)?;
+                fs::rename_new(path, &aside)?;
             }
         }
     }

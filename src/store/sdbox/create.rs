@@ -3,9 +3,12 @@
 //! Creating: the log is written under another name, complete with identity, and renamed; then the directory is synced. A kill
 //! before the rename leaves directories without an index, which the next creation fills; after it, the mailbox.
 //!
+//! An index that another program has only begun is completed.
+//!
 //! Emptying: external expunges durable, files removed, then the marks of the deletion. A kill leaves an emptier or an empty
 //! mailbox, or files that no index knows; the next deletion goes on.
 
+use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::{index_files, index_options, view};
 use crate::index::{Bits, Created, DeletedMark, Durability, ExtSpec, Field, Index, Transaction};
@@ -44,6 +47,13 @@ pub(super) fn create(place: &Place, settings: &Settings, guid: MailboxGuid, uidv
     let content = first_content(place, &header, uidvalidity);
     match Index::create(index_files(place), index_options(settings, place), &content)? {
         Created::New(_) => {}
+        Created::Found(mut index) if index.state().is_half_made() && !Files::new(place).any() => {
+            let mut locked = index.lock()?;
+            if !locked.state().is_half_made() {
+                return Err(Error::new(Class::Exists, format!("{}: there is a mailbox now", place.mailbox.display())));
+            }
+            locked.commit_all(&content, Durability::Mail)?;
+        }
         Created::Found(index) => {
             let found = view::identity(index.state()).map_err(|e| super::bad_index(place, e))?;
             if (found.guid, found.uidvalidity) != (guid, uidvalidity) {

@@ -68,6 +68,20 @@ impl Files {
         self.alt.as_ref().map(|alt| alt.join(file_name(uid)))
     }
 
+    /// The directory for new mails in the alternative storage, which is made if need be. `None`: there is none, or it is not
+    /// mounted, and mails must not be written to where it will be.
+    pub fn alt_for_new(&self, modes: &fs::Modes) -> fs::Result<Option<&Path>> {
+        let Some(alt) = &self.alt else { return Ok(None) };
+        if alt.is_dir() {
+            return Ok(Some(alt));
+        }
+        if self.alt_root.is_none() || self.unmounted_alt().is_some() {
+            return Ok(None);
+        }
+        fs::mkdir_all(alt, modes)?;
+        Ok(Some(alt))
+    }
+
     /// Opens a mail's file and reads its metadata. The primary place wins where both have it.
     pub fn open(&self, uid: Uid) -> Result<Opened, OpenError> {
         let path = self.primary(uid);

@@ -113,6 +113,7 @@ impl SdboxMailbox {
             pop3_uidl: metadata.pop3_uidl().filter(|_| pop3.shows_uidl(uid)),
             pop3_order: if pop3.shows_order(uid) { metadata.pop3_order() } else { 0 },
             virtual_size: metadata.virtual_size(),
+            in_alt: opened.in_alt,
         };
         let guid = metadata.guid().map_err(bad)?;
         let slot = &mut self.view.slots[row];

@@ -3,6 +3,7 @@
 //! The index is no cache here: what it has lost is lost. So nothing is ever written to a mailbox whose index is not sound,
 //! and every writing module says at its top in which order it writes and what a kill after each step leaves.
 
+mod alt;
 mod cache;
 mod commit;
 mod create;
@@ -74,6 +75,10 @@ impl Format for Sdbox {
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
         let index = self.index(place)?;
+        if index.state().is_half_made() && !files::Files::new(place).any() {
+            let text = format!("{}: the mailbox is being created", place.mailbox.display());
+            return Err(mail::Error::new(mail::Class::NotFound, text));
+        }
         let identity = view::identity(index.state()).map_err(|e| bad_index(place, e))?;
         self.parking.put(index);
         Ok(identity)

@@ -3,6 +3,8 @@
 //! A kill leaves `.temp.*` files, which nobody reads and which Dovecot removes when they are 36 hours old. Data is made durable
 //! in groups: when enough files are open, and by the commit.
 
+use std::path::Path;
+
 use super::edit::Victim;
 use super::files::{Files, Opened};
 use crate::mail::{Body, Class, Error, Guid128, NewMail, Original, SaveError, Timestamp, Uid};
@@ -24,6 +26,8 @@ pub(super) struct Staged {
     pub replaces: Option<Victim>,
     /// Size of the plain text with LF and with CRLF line ends.
     pub sizes: (u64, u64),
+    /// Its file is in the alternative storage.
+    pub in_alt: bool,
 }
 
 /// Where a linked mail came from.
@@ -35,8 +39,6 @@ pub(super) struct Linked {
     pub saved: Option<Timestamp>,
     /// Its external attachments, which need names for the new UID.
     pub external: Option<(Attachments, External)>,
-    /// Both lie in the alternative storage.
-    pub in_alt: bool,
 }
 
 /// The mails that were staged since the last commit.
@@ -61,14 +63,15 @@ impl Stage {
             let text = "mail_crypt is configured to encrypt saved mails, which is not supported";
             return Err(Error::new(Class::NotPossible, text).into());
         }
-        let mut writer = Writer::create(files.dir(), modes).map_err(Error::io)?;
+        let (dir, in_alt) = directory(files, modes, &mail)?;
+        let mut writer = Writer::create(dir, modes).map_err(Error::io)?;
         let written = {
             let new = NewMessage { metadata: metadata_of(&mail), guard_magic: plugins.compression };
             writer.append(&new, body)?
         };
         writer.flush().map_err(Error::io)?;
         let sizes = (written.plain_size, written.virtual_size);
-        self.push(Staged { mail, temp: None, linked: None, replaces: None, sizes }, writer)
+        self.push(Staged { mail, temp: None, linked: None, replaces: None, sizes, in_alt }, writer)
     }
 
     /// A further instance of a mail of this mailbox: a link if its metadata are those that are wanted, else a copy of what
@@ -91,8 +94,8 @@ impl Stage {
             match fs::link(opened.file.path(), temp.path()) {
                 Ok(()) => {
                     let saved = from.saved.filter(|_| replaces.is_none());
-                    let linked = Linked { from: from.uid, saved, external, in_alt: opened.in_alt };
-                    self.mails.push(Staged { mail, temp: Some(temp), linked: Some(linked), replaces, sizes });
+                    let linked = Some(Linked { from: from.uid, saved, external });
+                    self.mails.push(Staged { mail, temp: Some(temp), linked, replaces, sizes, in_alt: opened.in_alt });
                     return Ok(());
                 }
                 // Too many links, or a file system without them.
@@ -108,10 +111,11 @@ impl Stage {
             }
             return Ok(());
         }
-        let mut writer = Writer::create(files.dir(), modes).map_err(Error::io)?;
+        let (dir, in_alt) = directory(files, modes, &mail)?;
+        let mut writer = Writer::create(dir, modes).map_err(Error::io)?;
         let metadata = message.metadata.with(&metadata_of(&mail));
         writer.append_stored(&opened.file, message, &metadata).and_then(|_| writer.flush()).map_err(Error::io)?;
-        self.push(Staged { mail, temp: None, linked: None, replaces, sizes }, writer)
+        self.push(Staged { mail, temp: None, linked: None, replaces, sizes, in_alt }, writer)
     }
 
     fn push(&mut self, staged: Staged, writer: Writer) -> Result<(), SaveError> {
@@ -143,6 +147,12 @@ impl Stage {
         debug_assert!(self.open.is_empty(), "synced before");
         std::mem::take(&mut self.mails)
     }
+}
+
+/// Where a new mail's file goes; whether that is the alternative storage.
+fn directory<'f>(files: &'f Files, modes: &Modes, mail: &NewMail) -> Result<(&'f Path, bool), Error> {
+    let alt = if mail.in_alt { files.alt_for_new(modes)? } else { None };
+    Ok(alt.map_or((files.dir(), false), |alt| (alt, true)))
 }
 
 /// The mail that [`Stage::add_copy`] copies.

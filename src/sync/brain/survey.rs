@@ -1,113 +1,127 @@
 //! Which mailboxes need work. Nothing is locked for a mailbox in which nothing is to be done, and nobody waits for the other
-//! side before it has looked at many.
+//! side before it has looked at all of them.
 
-use std::collections::HashMap;
-use std::ops::Range;
-
-use super::{Brain, End, attributes, facts};
-use crate::mail::{self, Mailbox, MailboxGuid, Tree};
-use crate::sync::facts::Guids;
-use crate::sync::message::{Failure, Link as _, Message, Offer};
-use crate::sync::round::{self, offer};
+use super::{Brain, End, unexpected};
+use crate::mail::{self, Class, Floors, Mailbox};
+use crate::sync::attributes;
+use crate::sync::message::{Failure, Message, Offer};
+use crate::sync::round::{Look, offer};
 use crate::sync::tree::Paired;
 
-/// Mailboxes that are looked at before the other side's answers are read: bounds open files.
-const AHEAD: usize = 32;
-/// Mails in them, as far as UIDNEXT tells: bounds memory.
-const MAILS_AHEAD: u64 = 20_000;
+/// Mailboxes that stay open until the other side's answer is there: bounds open files. Others are opened again.
+const KEPT: usize = 32;
+/// Mails in them: bounds memory.
+const KEPT_MAILS: u32 = 20_000;
 
-/// A mailbox that needs work, as it was found.
+/// What this side has of a mailbox.
+pub(super) struct Seen {
+    offer: mail::Result<Offer>,
+    open: Option<Open>,
+}
+
+/// A mailbox as it was looked at.
+pub(super) struct Open {
+    pub mailbox: Box<dyn Mailbox>,
+    pub look: Look,
+}
+
+/// A mailbox that needs work.
 pub(super) struct Waiting<'p> {
     pub pair: &'p Paired,
-    pub mailbox: Box<dyn Mailbox>,
-    pub seen: Seen,
-}
-
-/// What one look at a mailbox has shown.
-pub(super) struct Seen {
-    view: Option<u64>,
-    pub guids: Guids,
-    pub offer: Offer,
-}
-
-impl Seen {
-    /// Reads all GUIDs and sums everything up.
-    pub fn of(mailbox: &mut dyn Mailbox) -> Self {
-        let guids = facts::guids(mailbox);
-        Self { view: mailbox.view_number(), offer: offer(mailbox, &guids), guids }
-    }
-
-    /// As it is now; what has not changed is not read again.
-    pub fn again(self, mailbox: &mut dyn Mailbox) -> Self {
-        let same = self.view.is_some() && self.view == mailbox.view_number();
-        let status = mailbox.status();
-        if same { Self { offer: Offer { status, ..self.offer }, ..self } } else { Self::of(mailbox) }
-    }
-}
-
-/// How many mailboxes, one after the other, are looked at together. Both sides come to the same answer.
-pub(super) fn portions(pairs: &[Paired], trees: [&Tree; 2]) -> Vec<Range<usize>> {
-    let mut sizes: HashMap<MailboxGuid, u64> = HashMap::new();
-    for identity in trees.iter().flat_map(|t| &t.nodes).filter_map(|n| n.identity) {
-        let size = sizes.entry(identity.guid).or_default();
-        *size = (*size).max(identity.uid_next.get().into());
-    }
-    let mut out: Vec<Range<usize>> = Vec::new();
-    let mut mails = 0;
-    for (at, pair) in pairs.iter().enumerate() {
-        let size = sizes.get(&pair.guid).copied().unwrap_or(0);
-        match out.last_mut() {
-            Some(last) if last.len() < AHEAD && mails + size <= MAILS_AHEAD => {
-                last.end = at + 1;
-                mails += size;
-            }
-            _ => {
-                out.push(at..at + 1);
-                mails = size;
-            }
-        }
-    }
-    out
+    /// As it was found, if it is still open.
+    pub open: Option<Open>,
+    /// Its attributes differ.
+    pub attributes: bool,
+    /// Mails on both sides together.
+    pub mails: u32,
 }
 
 impl Brain<'_> {
-    /// Looks at some mailboxes, on both sides. Gives those that need work.
-    pub(super) fn survey<'p>(&mut self, pairs: &'p [Paired]) -> Result<Vec<Waiting<'p>>, End> {
+    /// Looks at all mailboxes and tells the other side.
+    pub(super) fn look_at(&mut self, pairs: &[Paired]) -> Result<Vec<Seen>, End> {
         let mut seen = Vec::with_capacity(pairs.len());
+        let (mut kept, mut mails) = (0, 0u32);
         for pair in pairs {
             self.check_stop()?;
             let found = self.find(pair);
-            let said = found.as_ref().map(|(_, seen)| Box::new(seen.offer.clone())).map_err(Failure::from);
-            self.link.send(Message::Offer(said))?;
+            let (said, found) = match found {
+                Ok((open, offer)) => {
+                    let more = mails.saturating_add(offer.status.messages);
+                    let keeps = kept < KEPT && more <= KEPT_MAILS;
+                    if keeps {
+                        kept += 1;
+                        mails = more;
+                    }
+                    (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), open: keeps.then_some(open) })
+                }
+                Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), open: None }),
+            };
+            self.flow.send(Message::Offer(said))?;
             seen.push(found);
         }
+        Ok(seen)
+    }
+
+    fn find(&mut self, pair: &Paired) -> mail::Result<(Open, Offer)> {
+        let mut mailbox = self.open(pair)?;
+        let look = Look::of(&mut *mailbox);
+        let attributes = self.attributes(pair);
+        let offer = Offer { attributes: attributes.as_deref().map(attributes::digest), ..offer(&*mailbox, &look.guids) };
+        Ok((Open { mailbox, look }, offer))
+    }
+
+    pub(super) fn open(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
+        let mailbox = self.store.open(&pair.local)?;
+        if mailbox.status().identity.guid != pair.guid {
+            return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
+        }
+        Ok(mailbox)
+    }
+
+    /// Hears what the other side has. Gives the mailboxes that need work.
+    pub(super) fn compare<'p>(&mut self, pairs: &'p [Paired], seen: Vec<Seen>) -> Result<Vec<Waiting<'p>>, End> {
         let mut waiting = Vec::new();
-        for (pair, found) in pairs.iter().zip(seen) {
-            let theirs = self.recv_offer()?;
-            match (found, theirs) {
-                (Err(e), _) => self.lost(pair, &e),
-                // The other side has said why.
-                (Ok(_), Err(_)) => {}
-                (Ok((mailbox, seen)), Ok(theirs)) => {
-                    let mine = &seen.offer;
-                    let saved = self.saved.0.get(&pair.guid).copied();
-                    let start = round::Start { side: self.side, options: self.options, saved, fresh: pair.fresh };
-                    if start.is_settled(mine, &theirs) {
-                        self.report.state.0.insert(pair.guid, start.state_of(mine, &theirs));
-                    } else {
-                        waiting.push(Waiting { pair, mailbox, seen });
-                    }
+        for (pair, Seen { offer, open }) in pairs.iter().zip(seen) {
+            let theirs = match self.flow.recv()? {
+                Message::Offer(offer) => offer,
+                other => return Err(unexpected(&other, "a mailbox")),
+            };
+            let (mine, theirs) = match (offer, theirs) {
+                (Ok(mine), Ok(theirs)) => (mine, theirs),
+                (Err(e), _) => {
+                    self.lost(pair, &e);
+                    continue;
                 }
+                // The other side has said why.
+                (Ok(_), Err(_)) => continue,
+            };
+            let start = self.start(pair, false);
+            let attributes = mine.attributes.zip(theirs.attributes).is_some_and(|(a, b)| a != b);
+            if attributes || !start.nothing_to_do(&mine, &theirs) {
+                let mails = mine.status.messages.saturating_add(theirs.status.messages);
+                waiting.push(Waiting { pair, open, attributes, mails });
+                continue;
             }
+            let state = start.state_of(&mine, &theirs);
+            let floors = start.floors(mine.status, theirs.status);
+            if let Err(e) = self.level(pair, open, &floors) {
+                self.lost(pair, &e);
+                continue;
+            }
+            self.report.state.0.insert(pair.guid, state);
         }
         Ok(waiting)
     }
 
-    fn find(&mut self, pair: &Paired) -> mail::Result<(Box<dyn Mailbox>, Seen)> {
-        let mut mailbox = self.store.open(&pair.local)?;
-        Self::check(&*mailbox, pair)?;
-        let mut seen = Seen::of(&mut *mailbox);
-        seen.offer.attributes = self.attributes(pair).as_deref().map(attributes::digest);
-        Ok((mailbox, seen))
+    /// Brings the counters of equal mailboxes to the same height. Raising them needs no lock: it is true whatever happens.
+    fn level(&mut self, pair: &Paired, open: Option<Open>, floors: &Floors) -> mail::Result<()> {
+        if *floors == Floors::default() {
+            return Ok(());
+        }
+        let mut mailbox = match open {
+            Some(open) => open.mailbox,
+            None => self.open(pair)?,
+        };
+        mailbox.raise(floors)
     }
 }

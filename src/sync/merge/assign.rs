@@ -10,7 +10,7 @@ use crate::sync::tree::Side;
 pub type NewGuids = Vec<Option<MailGuid>>;
 
 /// A new mail with its future UID.
-pub(super) struct Assigned {
+pub(in crate::sync) struct Assigned {
     pub uid: Uid,
     pub master: Option<usize>,
     pub slave: Option<usize>,
@@ -27,7 +27,7 @@ struct Entry {
 }
 
 /// One side's readable new mails.
-pub(super) struct NewMails<'a> {
+pub(in crate::sync) struct NewMails<'a> {
     pub facts: &'a Facts,
     pub items: Vec<(usize, MailGuid)>,
 }
@@ -35,7 +35,7 @@ pub(super) struct NewMails<'a> {
 /// Walks both lists by their heads, smaller GUID first, exactly as Dovecot does on both ends: nobody wins, and both give the
 /// same new UIDs to the same mails. A mail that both
 /// sides have keeps its UID on the side that `stays`, if a sync has given it that UID.
-pub(super) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>, stays: Option<Side>) -> (Vec<Assigned>, Uid) {
+pub(in crate::sync) fn assign(master: &NewMails<'_>, slave: &NewMails<'_>, stays: Option<Side>) -> (Vec<Assigned>, Uid) {
     let (next_m, next_s) = (master.facts.uid_next(), slave.facts.uid_next());
     let mut entries: Vec<Entry> = Vec::with_capacity(master.items.len() + slave.items.len());
     let mut chains: HashMap<&MailGuid, Vec<usize>> = HashMap::new();

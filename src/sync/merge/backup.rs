@@ -16,7 +16,7 @@ pub fn once_held_back(source: &Facts, dest: &Facts) -> Vec<Uid> {
 /// The mails that the destination shall have: the source's, without those of [`once_held_back`] that are `unreadable`. `master_is_source` says which of the two facts are the source's.
 ///
 /// Where a UID stands for another mail at the destination, a mail is missing below its UIDNEXT, or that is beyond the source's,
-/// the mailbox has to be rebuilt: then each source mail is looked for under any UID.
+/// the mailbox has to be rebuilt. Each source mail is looked for under any UID.
 #[must_use]
 pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool, unreadable: &HashSet<Uid>) -> Outcome {
     let (source, dest) = if master_is_source { (master, slave) } else { (slave, master) };
@@ -39,9 +39,7 @@ pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool, unreadable:
             _ => {}
         }
     }
-    if rebuild {
-        find_anywhere(source, dest, &mut found);
-    }
+    find_anywhere(source, dest, &mut found, rebuild);
     let mails = found
         .into_iter()
         .map(|(n, at_dest)| {
@@ -68,8 +66,12 @@ pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool, unreadable:
     }
 }
 
-/// Gives each source mail without a partner a destination mail of its GUID, whatever its UID.
-fn find_anywhere(source: &Facts, dest: &Facts, found: &mut [(usize, Option<Uid>)]) {
+/// Gives each source mail without a partner a destination mail of its GUID, whatever its UID; one `again` that has a partner
+/// already where none else is there.
+fn find_anywhere(source: &Facts, dest: &Facts, found: &mut [(usize, Option<Uid>)], again: bool) {
+    if found.iter().all(|(_, d)| d.is_some()) {
+        return;
+    }
     let taken: HashSet<Uid> = found.iter().filter_map(|(_, d)| *d).collect();
     let mut free: HashMap<Guid128, Vec<Uid>> = HashMap::new();
     let mut any: HashMap<Guid128, Uid> = HashMap::new();
@@ -83,7 +85,7 @@ fn find_anywhere(source: &Facts, dest: &Facts, found: &mut [(usize, Option<Uid>)
     }
     for (n, at_dest) in found.iter_mut().filter(|(_, d)| d.is_none()) {
         if let Some(guid) = source.items[*n].guid {
-            *at_dest = free.get_mut(&guid).and_then(Vec::pop).or_else(|| any.get(&guid).copied());
+            *at_dest = free.get_mut(&guid).and_then(Vec::pop).or_else(|| any.get(&guid).copied().filter(|_| again));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
-use super::{Context, Facts, Item, Missing};
+use super::{Context, Facts, Item, Missing, renumbered};
 use crate::mail::{Guid128, Uid};
 
 /// The common past of two mailboxes.
@@ -17,6 +17,18 @@ pub struct Common {
     pub new_master: Vec<usize>,
     /// The slave's.
     pub new_slave: Vec<usize>,
+}
+
+impl Common {
+    /// GUIDs that both sides have among their mails that are not common: such a mail needs no copying, whatever its UIDs.
+    #[must_use]
+    pub fn in_both(&self, master: &Facts, slave: &Facts) -> HashSet<Guid128> {
+        let guids = |facts: &Facts, new: &[usize]| new.iter().filter_map(|&i| facts.items[i].guid).collect::<HashSet<_>>();
+        let theirs = guids(slave, &self.new_slave);
+        let mut both = guids(master, &self.new_master);
+        both.retain(|g| theirs.contains(g));
+        both
+    }
 }
 
 /// What one side knows about a UID.
@@ -155,6 +167,8 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     out.new_slave.extend(s.item..slave.items.len());
     out.new_master.sort_unstable();
     out.new_slave.sort_unstable();
+    renumbered::drop_expunged(master, slave, &mut out.new_master);
+    renumbered::drop_expunged(slave, master, &mut out.new_slave);
     out
 }
 

@@ -9,18 +9,22 @@ mod backup;
 mod common;
 mod flags;
 mod oneway;
+mod renumbered;
 mod twoway;
 
 pub use assign::NewGuids;
+pub(super) use assign::{Assigned, NewMails, assign};
 pub use backup::{backup, once_held_back};
 pub use common::{Common, find_common};
 pub use oneway::one_way;
 pub use twoway::two_way;
+pub(super) use twoway::{both, one, stays};
 
-use crate::mail::{Flags, Guid128, Keywords, ModSeq, Status, Uid, UidValidity};
+use crate::mail::{Flags, Guid128, Keywords, ModSeq, Renumbered, Status, Uid, UidValidity};
+use serde::{Deserialize, Serialize};
 
 /// What one side knows of a mailbox.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Facts {
     /// Its counters.
     pub status: Status,
@@ -35,10 +39,12 @@ pub struct Facts {
     pub native: Vec<(Uid, Uid)>,
     /// UIDs that a sync has brought to this side, likewise.
     pub synced: Vec<(Uid, Uid)>,
+    /// UIDs that a sync took away as it gave their mails others.
+    pub renumbered: Vec<Renumbered>,
 }
 
 /// A mail that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Its UID.
     pub uid: Uid,
@@ -58,7 +64,7 @@ pub struct Item {
 }
 
 /// Flag changes that a log explains.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlagLog {
     /// Added flags.
     pub added: Flags,
@@ -71,7 +77,7 @@ pub struct FlagLog {
 }
 
 /// A UID that was expunged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expunged {
     /// Which UID.
     pub uid: Uid,

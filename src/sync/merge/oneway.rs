@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::assign::assign;
-use super::twoway::{both, one, readable, stays};
+use super::twoway::{both, one, readable, stays, unfiltered};
 use super::{Common, Facts, Merged, NewGuids, Outcome, merged_uidvalidity};
 use crate::mail::{Guid128, ModSeq, Uid};
 use crate::sync::tree::Side;
@@ -19,8 +19,9 @@ pub fn one_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     let mut mails: Vec<Merged> =
         common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
 
-    let (new_master, held_master) = readable(master, &common.new_master, guids.0);
-    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1);
+    let present = unfiltered(master, slave, common);
+    let (new_master, held_master) = readable(master, &common.new_master, guids.0, &present);
+    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1, &present);
     let (assigned, uid_next) = assign(&new_master, &new_slave, Some(if master_is_source { Side::Slave } else { Side::Master }));
     for a in assigned {
         mails.push(match (a.master, a.slave) {

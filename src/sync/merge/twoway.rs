@@ -1,8 +1,10 @@
 //! Two-way: both sides end with the same mails.
 
+use std::collections::HashSet;
+
 use super::assign::{NewMails, assign};
 use super::{Common, Facts, Item, Merged, NewGuids, Outcome, flags, merged_uidvalidity};
-use crate::mail::{ModSeq, Uid};
+use crate::mail::{Guid128, ModSeq, Uid};
 
 /// The mails that both sides shall have.
 #[must_use]
@@ -12,8 +14,9 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     let mut mails: Vec<Merged> =
         common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
 
-    let (new_master, held_master) = readable(master, &common.new_master, guids.0);
-    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1);
+    let present = unfiltered(master, slave, common);
+    let (new_master, held_master) = readable(master, &common.new_master, guids.0, &present);
+    let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1, &present);
     let (assigned, uid_next) = assign(&new_master, &new_slave, None);
     for a in assigned {
         mails.push(match (a.master, a.slave) {
@@ -38,19 +41,35 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     }
 }
 
-pub(super) fn readable<'a>(facts: &'a Facts, new: &[usize], guids: &NewGuids) -> (NewMails<'a>, Vec<usize>) {
+/// What no filter holds back, because both sides have it already (sync.md 7.9). Empty where nothing is held back.
+pub(super) fn unfiltered(master: &Facts, slave: &Facts, common: &Common) -> HashSet<Guid128> {
+    let filtered = |facts: &Facts, new: &[usize]| new.iter().any(|&i| facts.items[i].filtered);
+    if filtered(master, &common.new_master) || filtered(slave, &common.new_slave) {
+        common.in_both(master, slave)
+    } else {
+        HashSet::new()
+    }
+}
+
+pub(super) fn readable<'a>(
+    facts: &'a Facts,
+    new: &[usize],
+    guids: &NewGuids,
+    unfiltered: &HashSet<Guid128>,
+) -> (NewMails<'a>, Vec<usize>) {
+    let passes = |item: &Item| item.guid.is_some_and(|g| !item.filtered || unfiltered.contains(&g));
     let mut items = Vec::with_capacity(new.len());
     let mut held = Vec::new();
     for (n, &i) in new.iter().enumerate() {
         match guids.get(n) {
-            Some(Some(guid)) if facts.items[i].guid.is_some() && !facts.items[i].filtered => items.push((i, guid.clone())),
+            Some(Some(guid)) if passes(&facts.items[i]) => items.push((i, guid.clone())),
             _ => held.push(i),
         }
     }
     (NewMails { facts, items }, held)
 }
 
-pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
+pub(in crate::sync) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
     let (flags, keywords) = flags::merge(a, b);
     let same =
         a.flags == flags && b.flags == flags && a.keywords == keywords && b.keywords == keywords && a.uid == uid && b.uid == uid;
@@ -59,7 +78,7 @@ pub(super) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Merged {
 }
 
 /// A mail that the other side gets. It keeps its modseq where that is news to the other side's clients.
-pub(super) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
+pub(in crate::sync) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq, masters: bool) -> Merged {
     let modseq = if item.modseq > other_highest && item.uid == uid { item.modseq } else { changed };
     Merged {
         uid,
@@ -73,7 +92,7 @@ pub(super) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed: ModSeq,
 }
 
 /// A mail that only its own side has and keeps: its UID is meant there only.
-pub(super) fn stays(item: &Item, masters: bool) -> Merged {
+pub(in crate::sync) fn stays(item: &Item, masters: bool) -> Merged {
     let mut m = one(item, item.uid, ModSeq(0), item.modseq, masters);
     m.modseq = item.modseq;
     m.copied = false;

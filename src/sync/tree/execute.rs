@@ -1,7 +1,7 @@
 //! Carrying out what the tree decision wants of the own store (sync.md 4.7).
 //!
 //! Somebody else may have renamed or deleted meanwhile. That is a conflict: it is told, the rest goes on, and the next run sees
-//! to it. Anything else that fails ends the run.
+//! to it. A mailbox that the store can never have is left out. Anything else that fails ends the run.
 
 use crate::mail::{Class, Error, MailboxGuid, MailboxName, Result, Store, Timestamp};
 
@@ -12,6 +12,8 @@ use super::types::TreeAction;
 pub struct Outcome {
     /// Why this run is not perfect (exit code 2), in Dovecot's words.
     pub desync: Vec<String>,
+    /// Mailboxes that the store cannot have.
+    pub impossible: Vec<Error>,
 }
 
 /// Carries out the actions in their order.
@@ -21,7 +23,12 @@ pub struct Outcome {
 pub fn execute(store: &mut dyn Store, actions: &[TreeAction]) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for action in actions {
-        outcome.desync.extend(carry_out(store, action)?);
+        match carry_out(store, action) {
+            Err(e) if e.class() == Class::NotPossible && matches!(action, TreeAction::Create { .. }) => {
+                outcome.impossible.push(e)
+            }
+            result => outcome.desync.extend(result?),
+        }
     }
     Ok(outcome)
 }
@@ -117,8 +124,9 @@ fn set_guid(
         return Ok(Some(format!("Mailbox {shown} GUID {from} was lost")));
     }
     mailbox.set_identity(to, present.uidvalidity).map_err(|e| e.at(place()))?;
-    mailbox.refresh().map_err(|e| e.at(place()))?;
-    if mailbox.status().identity.guid != to {
+    drop(mailbox);
+    // It may have taken its directory along (`LAYOUT=index`).
+    if present_guid(store, name).map_err(|e| e.at(place()))? != to {
         return Err(Error::new(Class::Temporary, format!("Backend didn't update mailbox {shown} GUID")));
     }
     Ok(None)

@@ -49,6 +49,7 @@ mod scenarios;
 mod vectors;
 
 pub use execute::{Outcome, execute};
+pub use select::{Part, takes_part};
 pub use types::{Note, NoteKind, Paired, Peer, Plan, Side, TreeAction, TreeError, TreeOptions};
 
 use std::collections::HashSet;

@@ -353,4 +353,12 @@ impl Mailbox for Opened {
     fn rebuild(&mut self, _: Rebuild) -> Result<()> {
         Ok(())
     }
+
+    fn held_back(&self) -> Vec<(Uid, Uid)> {
+        Vec::new()
+    }
+
+    fn hold_back(&mut self, _: &[(Uid, Uid)]) -> Result<()> {
+        Ok(())
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use crate::mail::MailboxGuid;
+use crate::mail::{MailboxGuid, Node, Tree};
 use crate::sync::Only;
 
 use super::arena::{Hold, Id, ROOT};
@@ -92,6 +92,43 @@ fn fits(facts: &[Facts<'_>; 2], s: usize, id: Id, mask: &str, kind: Kind) -> boo
         let text = name.join(separator);
         matches(mask, &text, kind, separator) || name.is_inbox() && mask.eq_ignore_ascii_case(&text)
     })
+}
+
+/// What of a node takes part in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Its mailbox or directory.
+    pub mailbox: bool,
+    /// Its subscription.
+    pub subscription: bool,
+}
+
+/// Which nodes of its own tree a side tells a peer that does not select for itself among the other side's nodes (sync.md
+/// 3.2, 3.3): in the order of the tree's nodes.
+#[must_use]
+pub fn takes_part(tree: &Tree, options: &TreeOptions) -> Vec<Part> {
+    let separator = tree.rules.separator;
+    let fits = |node: &Node, mask: &str, kind: Kind| {
+        if mask.starts_with('\\') {
+            return node.special_use.iter().any(|flag| flag.eq_ignore_ascii_case(mask));
+        }
+        let text = node.name.join(separator);
+        matches(mask, &text, kind, separator) || node.name.is_inbox() && mask.eq_ignore_ascii_case(&text)
+    };
+    let one = |node: &Node| {
+        let wanted = match &options.only {
+            Only::All | Only::TreeOnly => true,
+            Only::Name(mask) => fits(node, mask, LIST),
+            Only::Guid(guid) => node.identity.is_some_and(|i| i.guid == *guid),
+        };
+        let excluded = options.exclude.iter().any(|mask| fits(node, mask, WILDCARD));
+        let subscription = match &options.only {
+            Only::Name(mask) => mask.starts_with('\\') || wanted,
+            _ => true,
+        };
+        Part { mailbox: wanted && !excluded, subscription }
+    };
+    tree.nodes.iter().map(one).collect()
 }
 
 /// What the characters of a mask mean.

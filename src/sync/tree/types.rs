@@ -14,6 +14,17 @@ pub enum Side {
     Slave,
 }
 
+impl Side {
+    /// The one that this is not.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Master => Self::Slave,
+            Self::Slave => Self::Master,
+        }
+    }
+}
+
 /// Who decides at the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Peer {

@@ -51,10 +51,17 @@ impl List {
                 let text = format!("{} leads to {}, but ALT is {ours}", link.display(), target.display());
                 Err(Error::new(Class::Temporary, text))
             }
-            (Err(_), Some(alt)) if make => match fs::symlink(alt, &link) {
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-                other => Ok(other?),
-            },
+            (Err(_), Some(alt)) if make => {
+                // With something in it, or it would look as if it were not mounted.
+                let below = alt.join(if location.driver == super::super::Driver::Mdbox { "storage" } else { "mailboxes" });
+                if let Err(e) = self.make_root(alt).and_then(|()| self.make_root(&below)) {
+                    tracing::debug!("{e}; new mails go to the primary storage");
+                }
+                match fs::symlink(alt, &link) {
+                    Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                    other => Ok(other?),
+                }
+            }
             (Err(_), _) => Ok(()),
         }
     }
@@ -75,14 +82,14 @@ impl List {
             return Err(Error::new(Class::Temporary, text));
         }
         for dir in paths.separate() {
-            fs::mkdir_all(&dir, &modes)?;
+            fs::mkdir_all(&dir, &modes).map_err(of_name)?;
         }
         if self.location.driver == super::super::Driver::Mbox {
             if let Some(dir) = paths.mailbox.parent() {
-                fs::mkdir_all(dir, &modes)?;
+                fs::mkdir_all(dir, &modes).map_err(of_name)?;
             }
         } else {
-            fs::mkdir_all(&paths.mailbox, &modes)?;
+            fs::mkdir_all(&paths.mailbox, &modes).map_err(of_name)?;
         }
         Ok(())
     }
@@ -108,4 +115,14 @@ impl List {
 
 fn same_dir(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+/// A file of the storage's own lies where the directory belongs (a mailbox `subscriptions` in a Maildir with `LAYOUT=fs`): so it
+/// will be tomorrow.
+fn of_name(error: fs::Error) -> Error {
+    use std::io::ErrorKind::{AlreadyExists, InvalidFilename, NotADirectory};
+    match error.kind() {
+        AlreadyExists | NotADirectory | InvalidFilename => Error::new(Class::NotPossible, error),
+        _ => error.into(),
+    }
 }

@@ -120,4 +120,6 @@ impl Mailbox for FakeMailbox {
     fn edit(&mut self, _: &[Edit]) -> Result<()> { Ok(()) }
     fn raise(&mut self, _: &Floors) -> Result<()> { Ok(()) }
     fn rebuild(&mut self, _: Rebuild) -> Result<()> { Ok(()) }
+    fn held_back(&self) -> Vec<(Uid, Uid)> { Vec::new() }
+    fn hold_back(&mut self, _: &[(Uid, Uid)]) -> Result<()> { Ok(()) }
 }

@@ -306,6 +306,25 @@ fn the_odd_maildir() {
 }
 
 #[test]
+fn links_that_lead_out_of_the_mail_root_are_told_of() {
+    let lab = Lab::new();
+    for location in ["maildir:~/M", "maildir:~/F:LAYOUT=fs"] {
+        let mut store = lab.store(location);
+        store.create(&name("a"), guid(1), validity(1)).expect("new");
+        let root = store.spaces[0].list().expect("usable").location.root.clone();
+        let dot = if location.ends_with("fs") { "" } else { "." };
+        let elsewhere = lab.home.path().join("elsewhere");
+        std::fs::create_dir_all(elsewhere.join("cur")).expect("made");
+        for (link, to) in [("far", &*elsewhere), ("near", &root.join(format!("{dot}a"))), ("nowhere", Path::new("gone"))] {
+            std::os::unix::fs::symlink(to, root.join(format!("{dot}{link}"))).expect("made");
+        }
+        let listing = store.listing(0).expect("lists");
+        assert_eq!(listing.links, [(root.join(format!("{dot}far")), elsewhere.canonicalize().expect("there"))], "{location}");
+        assert_eq!(shown(&scan(&mut store)), ["a=01"], "{location}");
+    }
+}
+
+#[test]
 fn subscriptions_of_a_namespace_without_a_file() {
     let lab = Lab::new();
     let child = |prefix: &str, location: &str| NamespaceSettings {
@@ -360,6 +379,17 @@ fn which_namespaces_take_part() {
     assert_eq!(chosen(&Selection::Prefixes(vec!["nosuch/".into()])), [""], "as Dovecot has it");
     let e = store.select(&Selection::All).expect_err("one cannot be used");
     assert_eq!(e.to_string(), "Namespace 'broken/': Unknown mail storage driver foo");
+
+    // They are the same mailboxes twice.
+    for same in [ns("Again/", ""), ns("Again/", "sdbox:~/S:LISTINDEX=other")] {
+        let twice = lab.account("sdbox:~/S", vec![ns("", ""), same]);
+        let e = lab.open(&twice, OpenFor::Destination).expect("opens").select(&Selection::All).expect_err("the same");
+        assert!(e.to_string().starts_with("Namespaces '' and 'Again/' have the same mailboxes"), "{e}");
+    }
+
+    let private = lab.account("sdbox:~/S:INDEXPVT=~/P", vec![ns("", "")]);
+    let e = lab.open(&private, OpenFor::Destination).expect("opens").select(&Selection::Default).expect_err("private flags");
+    assert!(e.to_string().starts_with("Namespace '': INDEXPVT is not supported"), "{e}");
 
     let all_located = lab.account("sdbox:~/S", vec![NamespaceSettings { inbox: true, ..ns("", "sdbox:~/x") }]);
     let store = lab.open(&all_located, OpenFor::Destination).expect("opens");

@@ -70,6 +70,8 @@ struct Known {
     // How many bytes of the file are whole lines.
     complete: u64,
     list: Uidlist,
+    /// Kept open, so that its inode number is not given to a later list, which would pass for this one grown.
+    pin: File,
 }
 
 /// A list that was taken out to be changed, with what it is on the disk.
@@ -80,12 +82,13 @@ pub(in crate::store::maildir) struct Taken {
     // None: there is no file.
     stamp: Option<Stamp>,
     on_disk: usize,
+    pin: Option<File>,
 }
 
 impl Taken {
     /// A list that is not on the disk yet.
     pub const fn new(list: Uidlist) -> Self {
-        Self { list, stamp: None, on_disk: 0 }
+        Self { list, stamp: None, on_disk: 0, pin: None }
     }
 }
 
@@ -170,7 +173,7 @@ impl UidlistFile {
         if self.known.is_some() && self.stamp()? == self.known_stamp() {
             return Ok(true);
         }
-        let mut file = match File::open(&self.path) {
+        let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 self.known = None;
@@ -188,7 +191,7 @@ impl UidlistFile {
                 return Ok(true);
             }
             if (known.stamp.dev, known.stamp.ino) == (stamp.dev, stamp.ino) && stamp.size > known.stamp.size {
-                let bytes = self.read_from(&mut file, known.complete, stamp.size)?;
+                let bytes = self.read_from(&file, known.complete, stamp.size)?;
                 // A list that does not continue well is read as a whole, which tells whether it is broken.
                 if let Ok(torn) = known.list.parse_appended(&bytes) {
                     known.complete += (bytes.len() - torn) as u64;
@@ -198,19 +201,19 @@ impl UidlistFile {
                 }
             }
         }
-        let bytes = self.read_from(&mut file, 0, stamp.size)?;
+        let bytes = self.read_from(&file, 0, stamp.size)?;
         let (list, torn) = Uidlist::parse(&bytes).map_err(|e| self.broken(&e))?;
-        self.known = Some(Known { stamp, complete: (bytes.len() - torn) as u64, list });
+        self.known = Some(Known { stamp, complete: (bytes.len() - torn) as u64, list, pin: file });
         Ok(true)
     }
 
     /// Up to `size`, and further where the file has grown since.
-    fn read_from(&self, file: &mut File, offset: u64, size: u64) -> Result<Vec<u8>> {
+    fn read_from(&self, mut file: &File, offset: u64, size: u64) -> Result<Vec<u8>> {
         let bad = |e| self.io("read", e);
         // In one piece: left alone, `read_to_end` begins with small ones.
         let mut bytes = vec![0; usize::try_from(size.saturating_sub(offset)).unwrap_or(0)];
         file.seek(SeekFrom::Start(offset)).map_err(bad)?;
-        let read = read_up_to(file, &mut bytes).map_err(bad)?;
+        let read = read_up_to(&mut file, &mut bytes).map_err(bad)?;
         bytes.truncate(read);
         file.take(SIZE_LIMIT.saturating_sub(bytes.len() as u64)).read_to_end(&mut bytes).map_err(bad)?;
         Ok(bytes)
@@ -261,7 +264,7 @@ impl UidlistFile {
     /// Takes the list out, to be changed and written. If that does not come about the next refresh reads the file again.
     pub fn take(&mut self) -> Option<Taken> {
         let known = self.known.take()?;
-        Some(Taken { on_disk: known.list.len(), stamp: Some(known.stamp), list: known.list })
+        Some(Taken { on_disk: known.list.len(), stamp: Some(known.stamp), list: known.list, pin: Some(known.pin) })
     }
 
     /// Makes a changed list the file's content: appends its new lines if that is possible, else rewrites it. Writes
@@ -270,18 +273,18 @@ impl UidlistFile {
     /// # Errors
     /// I/O; the old list is then still there, with a torn line behind it at worst.
     pub fn write(&mut self, _lock: &UidlistLock, taken: Taken) -> Result<()> {
-        let Taken { mut list, stamp, on_disk } = taken;
+        let Taken { mut list, stamp, on_disk, pin } = taken;
         let now = self.stamp()?;
         if !list.needs_rewrite()
-            && let Some(stamp) = stamp.filter(|s| now == Some(*s))
+            && let (Some(stamp), Some(pin)) = (stamp.filter(|s| now == Some(*s)), pin)
         {
             if on_disk == list.len() {
-                self.known = Some(Known { stamp, complete: stamp.size, list });
+                self.known = Some(Known { stamp, complete: stamp.size, list, pin });
                 return Ok(());
             }
             match self.append(&list, on_disk, stamp.size) {
                 Ok(stamp) => {
-                    self.known = Some(Known { stamp, complete: stamp.size, list });
+                    self.known = Some(Known { stamp, complete: stamp.size, list, pin });
                     return Ok(());
                 }
                 // A list that may only be read is rewritten (5.2).
@@ -289,10 +292,10 @@ impl UidlistFile {
                 Err(e) => return Err(e),
             }
         }
-        let stamp = self.rewrite(&list)?;
+        let (stamp, pin) = self.rewrite(&list)?;
         list.header.next = list.next_uid();
         list.set_needs_rewrite(false);
-        self.known = Some(Known { stamp, complete: stamp.size, list });
+        self.known = Some(Known { stamp, complete: stamp.size, list, pin });
         Ok(())
     }
 
@@ -307,14 +310,14 @@ impl UidlistFile {
         self.finish(&file, &self.path, size + lines.len() as u64)
     }
 
-    fn rewrite(&self, list: &Uidlist) -> Result<Stamp> {
+    fn rewrite(&self, list: &Uidlist) -> Result<(Stamp, File)> {
         let tmp = self.path.with_extension("tmp");
         let bytes = list.serialize();
         let mut file = fs::create(&tmp, &self.modes)?;
         fs::write_all(&mut file, &tmp, &bytes)?;
         let stamp = self.finish(&file, &tmp, bytes.len() as u64)?;
         fs::rename(&tmp, &self.path)?;
-        Ok(stamp)
+        Ok((stamp, file))
     }
 
     fn finish(&self, file: &File, path: &Path, expected: u64) -> Result<Stamp> {
@@ -338,7 +341,7 @@ impl UidlistFile {
     }
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..])? {
@@ -420,6 +423,27 @@ mod tests {
         std::fs::write(s.dir.path().join("dovecot-uidlist"), format!("{HEADER}5 :x\n")).expect("writable");
         assert!(reader.refresh().expect("sound"));
         assert_eq!(reader.list().expect("there").iter().map(|e| e.uid).collect::<Vec<_>>(), [5]);
+    }
+
+    /// Two rewrites may give the new list the inode of the one that was read (ext4 does so), and lines of one length the
+    /// places of others.
+    #[test]
+    fn a_new_list_is_not_the_old_one_grown() {
+        let s = Scratch::with(b"");
+        let mut reader = s.file();
+        let rewrite = |lines: &str| {
+            let tmp = s.dir.path().join("dovecot-uidlist.tmp");
+            std::fs::write(&tmp, format!("{HEADER}{lines}")).expect("writable");
+            std::fs::rename(&tmp, s.dir.path().join("dovecot-uidlist")).expect("writable");
+        };
+        for _ in 0..20 {
+            rewrite("1 :a\n2 :b\n3 :c\n");
+            assert!(reader.refresh().expect("sound"));
+            rewrite("1 :a\n3 :c\n");
+            rewrite("1 :a\n3 :c\n4 :d\n5 :e\n");
+            assert!(reader.refresh().expect("sound"));
+            assert_eq!(reader.list().expect("there").iter().map(|e| e.uid).collect::<Vec<_>>(), [1, 3, 4, 5]);
+        }
     }
 
     #[test]

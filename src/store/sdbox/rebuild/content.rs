@@ -25,6 +25,7 @@ pub(super) fn content(place: &Place, old: &State, plan: &Rebuild, items: &[Item<
         more.ext_reset(ExtSpec::CACHE, old.ext_reset_id(cache), false);
     }
     transactions.push(more);
+    transactions.extend(old.hold_on(Bits::EXTERNAL));
 
     let max_uid = (had.max_uid.is_some() || place.inbox).then_some(0);
     let mut log = Log::new(true, Pop3 { flags: 0, max_uid });
@@ -55,7 +56,7 @@ pub(super) fn begin(locked: &mut Locked<'_>, content: &[Transaction], items: &[I
     };
     let records: Vec<_> = items.iter().map(record).collect();
     let mut transaction = Transaction::new(Bits::EXTERNAL);
-    for (uid, offset) in cache::write(locked, &records) {
+    for (uid, offset) in cache::write(locked, &records)? {
         transaction.cache_offset(uid, offset);
     }
     locked.commit(&transaction, Durability::Mail)?;

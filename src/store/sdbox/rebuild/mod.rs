@@ -8,6 +8,8 @@
 //!   one in one step.
 //! - [`in_place`], where the index lies elsewhere (`INDEX=`), or the file system cannot exchange directories (NFS): files
 //!   first, then the log.
+//!
+//! New mails that shall lie in the alternative storage go there at the end ([`super::alt`]).
 
 mod content;
 mod in_place;
@@ -35,7 +37,11 @@ pub(super) fn rebuild(mailbox: &mut SdboxMailbox, plan: &Rebuild) -> Result<()> 
     if !one_directory || !swap::swap(mailbox, plan, &items, &leftovers)? {
         in_place::in_place(mailbox, plan, &items, &leftovers)?;
     }
+    let alt: Vec<Uid> =
+        items.iter().filter(|i| i.mail.in_alt && !matches!(i.source, Source::StaysInAlt)).map(|i| i.mail.uid).collect();
+    drop(items);
     mailbox.index.refresh()?;
+    super::alt::move_there(mailbox, &alt)?;
     mailbox.renew_view()
 }
 

@@ -96,8 +96,8 @@ fn from_staged<'p>(mailbox: &SdboxMailbox, mail: &'p NewMail, staged: &Staged) -
     let was = &staged.mail;
     let same = (&was.guid, was.received, &was.pop3_uidl, was.pop3_order)
         == (&mail.guid, mail.received, &mail.pop3_uidl, mail.pop3_order);
-    // What was staged as a link may lie in another file system, and may have attachments under another UID's name.
-    if same && staged.linked.is_none() {
+    // What was staged as a link, or for the alternative storage, may lie in another file system, and may have attachments under another UID's name.
+    if same && staged.linked.is_none() && !staged.in_alt {
         return Ok(Item { mail, source: Source::Link(path.to_owned()), present: None, external: None });
     }
     let file = crate::store::dbox::DboxFile::open(path)?;

@@ -1,0 +1,296 @@
+//! What one side does to its own mailbox once it is decided, and the mails it gives away: the same whoever is at the other end.
+
+use std::collections::{HashMap, HashSet};
+
+use super::facts::BadMail;
+use super::merge::{Facts, Item, Merged, Outcome};
+use super::message::{Gone, MailText, Message};
+use super::round::{RoundError, RoundReport};
+use super::tree::Side;
+use super::{Mode, Placement};
+use crate::mail::{
+    self, Class, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, SaveError,
+    Uid,
+};
+
+type Result<T> = std::result::Result<T, RoundError>;
+
+/// One side's hands.
+pub(super) struct Carry<'a> {
+    pub side: Side,
+    pub placement: Placement,
+    pub mailbox: &'a mut dyn Mailbox,
+    pub name: &'a MailboxName,
+    pub report: &'a mut RoundReport,
+}
+
+/// The UID that a merged mail has on a side.
+pub(super) fn own_uid(side: Side, m: &Merged) -> Option<Uid> {
+    if side == Side::Master { m.master } else { m.slave }
+}
+
+/// UIDs that the own side does not have although the other side does, for no fault of its users. Without this memory a
+/// later two-way run would take these mails for expunged.
+pub(super) fn held_back(
+    side: Side,
+    mode: Mode,
+    (own, peer): (&Facts, &Facts),
+    outcome: &Outcome,
+    unreadable: &HashSet<Uid>,
+) -> Vec<(Uid, Uid)> {
+    let failed = |m: &&Merged| !m.copied || unreadable.contains(&m.uid);
+    let two_way = mode == Mode::TwoWay;
+    let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed).map(|m| m.uid);
+    // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
+    let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
+    let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
+    let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
+    if uids.is_empty() {
+        return Vec::new();
+    }
+    let comes = |m: &Merged| own_uid(side, m).is_some() || !two_way && !failed(&m);
+    let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
+    uids.retain(|u| !here.contains(u));
+    uids.sort_unstable();
+    uids.dedup();
+    let mut ranges: Vec<(Uid, Uid)> = Vec::new();
+    for uid in uids {
+        match ranges.last_mut() {
+            Some((_, last)) if last.next() == uid => *last = uid,
+            _ => ranges.push((uid, uid)),
+        }
+    }
+    ranges
+}
+
+impl Carry<'_> {
+    pub(super) fn bad(&mut self, uid: Uid, error: mail::Error) {
+        if error.class() != Class::Expunged && !self.report.bad.iter().any(|b| b.uid == uid) {
+            self.report.bad.push(BadMail { uid, error });
+        }
+    }
+
+    pub(super) fn mail_text(&mut self, uid: Uid, moved: &HashMap<Uid, Uid>) -> Message {
+        let text = |mailbox: &mut dyn Mailbox, at: Uid| -> mail::Result<MailText> {
+            // The text first: whoever has opened a mail knows the rest of it.
+            let body = mailbox.body(at)?;
+            let facts = mailbox.facts(at)?;
+            let guid = mailbox.guid(at)?;
+            Ok(MailText { uid, guid, facts, body })
+        };
+        let mut result = text(self.mailbox, uid);
+        // Its own side may have given it another UID a moment ago.
+        if let (Err(e), Some(&now)) = (&result, moved.get(&uid))
+            && e.class() == Class::Expunged
+            && self.mailbox.refresh().is_ok()
+        {
+            result = text(self.mailbox, now);
+        }
+        match result {
+            Ok(t) => Message::Mail(Box::new(t)),
+            // With its mailbox, perhaps.
+            Err(e) if matches!(e.class(), Class::Expunged | Class::NotFound) => Message::Gone(Gone::Expunged),
+            Err(e) => {
+                self.bad(uid, e);
+                Message::Gone(Gone::Unreadable)
+            }
+        }
+    }
+
+    /// A mail as it is given away.
+    pub(super) fn text(&mut self, uid: Uid) -> mail::Result<MailText> {
+        let guid = self.mailbox.guid(uid)?;
+        let facts = self.mailbox.facts(uid)?;
+        let body = self.mailbox.body(uid)?;
+        Ok(MailText { uid, guid, facts, body })
+    }
+
+    pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+        let in_alt = self.placement.in_alt(&text.facts);
+        let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
+        match self.mailbox.stage(mail.clone(), text.body) {
+            Ok(()) => {
+                if import.rebuild {
+                    import.order.insert(m.uid, import.staged_mails.len());
+                    import.staged_mails.push(mail);
+                }
+                import.staged += 1;
+                Ok(())
+            }
+            Err(SaveError::Body(e)) => {
+                let why = format!("the source's text broke off: {e}");
+                tracing::error!("Mailbox {}: UID {}: {why}; the mail is left out, the others go on", self.name, text.uid);
+                import.unreadable.insert(m.uid);
+                Ok(())
+            }
+            Err(SaveError::Store(e)) => Err(RoundError::Own(e)),
+        }
+    }
+
+    pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+        self.stage_instance(from, m, import, Original::Expunge)
+    }
+
+    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>, original: Original) -> Result<()> {
+        let mail = match (self.mailbox.guid(from), self.mailbox.facts(from)) {
+            (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
+            (Err(e), _) | (_, Err(e)) => {
+                self.bad(from, e);
+                import.surprised = true;
+                return Ok(());
+            }
+        };
+        match self.mailbox.stage_copy(mail, from, original) {
+            Ok(()) => {
+                import.staged += 1;
+                if original == Original::Expunge {
+                    import.moving.push((from, m.uid));
+                }
+                Ok(())
+            }
+            Err(SaveError::Store(e)) if e.class() != Class::Expunged => Err(RoundError::Own(e)),
+            Err(e) => {
+                tracing::warn!("Mailbox {}: UID {from}: {e}", self.name);
+                import.surprised = true;
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn commit(&mut self, import: &mut Import<'_>) -> Result<()> {
+        if import.staged == 0 {
+            return Ok(());
+        }
+        let saved = self.mailbox.commit()?;
+        import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
+        let moved = import.moving.len();
+        import.moved.extend(import.moving.drain(..));
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        self.report.done.saved += count(import.staged.saturating_sub(moved));
+        self.report.done.moved += count(moved);
+        import.staged = 0;
+        Ok(())
+    }
+
+    /// Flags, and mails that have to go.
+    pub(super) fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
+        let mut stays: Vec<Uid> = Vec::with_capacity(outcome.mails.len());
+        let mut edits = Vec::new();
+        // Mails are in the order of their UIDs on both sides, but for those that change theirs.
+        let mut items = own.items.iter().peekable();
+        for m in &outcome.mails {
+            let Some(uid) = own_uid(self.side, m) else { continue };
+            stays.push(uid);
+            if uid != m.uid {
+                continue;
+            }
+            while items.next_if(|i| i.uid < uid).is_some() {}
+            let Some(item) = items.peek().copied().filter(|i| i.uid == uid).or_else(|| own.item(uid)) else { continue };
+            if item.flags == m.flags && item.keywords == m.keywords {
+                continue;
+            }
+            self.report.done.flags += 1;
+            edits.push(Edit {
+                uid,
+                expect: item.guid,
+                kind: EditKind::Flags {
+                    add: m.flags.without(item.flags),
+                    remove: item.flags.without(m.flags),
+                    add_keywords: m.keywords.without(&item.keywords),
+                    remove_keywords: item.keywords.without(&m.keywords),
+                    modseq: m.modseq,
+                },
+            });
+        }
+        // Mostly sorted already.
+        stays.sort_unstable();
+        let mut stays = stays.into_iter().peekable();
+        for item in &own.items {
+            while stays.next_if(|&uid| uid < item.uid).is_some() {}
+            if stays.peek() != Some(&item.uid) {
+                self.report.done.expunged += 1;
+                edits.push(Edit { uid: item.uid, expect: item.guid, kind: EditKind::Expunge });
+            }
+        }
+        if edits.is_empty() {
+            return Ok(());
+        }
+        edits.sort_by_key(|e| e.uid);
+        Ok(self.mailbox.edit(&edits)?)
+    }
+
+    pub(super) fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Result<()> {
+        let mut mails = Vec::with_capacity(outcome.mails.len());
+        for m in &outcome.mails {
+            let (mail, from) = match (own_uid(self.side, m), import.order.get(&m.uid)) {
+                (Some(uid), _) => {
+                    let (guid, facts) = match (self.mailbox.guid(uid), self.mailbox.facts(uid)) {
+                        (Ok(g), Ok(f)) => (g, f),
+                        // It cannot be told what it is, but it stays.
+                        (Err(e), _) | (_, Err(e)) => return Err(RoundError::Own(e.at(format!("UID {uid}")))),
+                    };
+                    (new_mail(m, guid, &facts), RebuildFrom::Present(uid))
+                }
+                // Its place among the staged mails; the text itself came with all the rest.
+                (None, Some(&n)) => match import.staged_mails.get(n) {
+                    Some(mail) => (mail.clone(), RebuildFrom::Staged(n)),
+                    None => continue,
+                },
+                (None, None) => continue,
+            };
+            mails.push(RebuildMail { mail, from });
+        }
+        let highest = peer.status.highest_modseq.max(own.status.highest_modseq);
+        self.mailbox.rebuild(Rebuild {
+            identity: Identity { guid: own.status.identity.guid, uidvalidity: outcome.uidvalidity, uid_next: outcome.uid_next },
+            first_recent: outcome.first_recent,
+            highest_modseq: highest,
+            mails,
+        })?;
+        self.report.done.rebuilt += 1;
+        Ok(())
+    }
+}
+
+fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {
+    NewMail {
+        uid: m.uid,
+        guid,
+        flags: m.flags,
+        keywords: m.keywords.clone(),
+        modseq: m.modseq,
+        received: facts.received,
+        saved: facts.saved,
+        pop3_uidl: facts.pop3_uidl.clone(),
+        pop3_order: facts.pop3_order,
+        in_alt: facts.in_alt,
+    }
+}
+
+pub(super) enum Step<'a> {
+    /// The other side sends it.
+    Fetch(&'a Merged),
+    /// It is here under another UID.
+    Move(Uid, &'a Merged),
+}
+
+/// Mails on their way in.
+#[derive(Default)]
+pub(super) struct Import<'a> {
+    pub steps: Vec<Step<'a>>,
+    /// Staged since the last commit.
+    pub staged: usize,
+    /// The mailbox will be rebuilt: nothing is committed before.
+    pub rebuild: bool,
+    /// For a rebuild: what was staged, and where each stands by its future UID.
+    pub staged_mails: Vec<NewMail>,
+    pub order: HashMap<Uid, usize>,
+    /// Staged renumberings, and those that are done.
+    pub moving: Vec<(Uid, Uid)>,
+    pub moved: HashMap<Uid, Uid>,
+    /// Future UIDs of mails that the other side could not give.
+    pub unreadable: HashSet<Uid>,
+    /// How many of them the mailbox has been told to hold back.
+    pub held_known: Option<usize>,
+    pub surprised: bool,
+}

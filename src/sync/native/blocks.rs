@@ -1,0 +1,89 @@
+//! Octets in blocks, packed where the line is slower than the processor.
+//!
+//! ```text
+//! block = flags(1) length(4, little endian) data(length octets)
+//! ```
+//! Flag 1: the data is packed with zstd. Unpacked, a block has at most [`BLOCK`] octets.
+
+use super::NativeError;
+
+/// The most octets of a block.
+pub(super) const BLOCK: usize = 128 << 10;
+const PACKED: u8 = 1;
+const LEVEL: i32 = 1;
+/// Smaller ones are not worth it.
+const LEAST: usize = 512;
+
+/// Writes one block.
+pub(super) fn write(data: &[u8], pack: bool, out: &mut Vec<u8>) {
+    let packed = (pack && data.len() >= LEAST).then(|| zstd::bulk::compress(data, LEVEL).ok()).flatten();
+    let (flags, data) = match &packed {
+        Some(packed) if packed.len() < data.len() => (PACKED, &packed[..]),
+        _ => (0, data),
+    };
+    out.push(flags);
+    out.extend(u32::try_from(data.len()).expect("holds because a block is short").to_le_bytes());
+    out.extend_from_slice(data);
+}
+
+/// Reads blocks in any portions.
+#[derive(Default)]
+pub(super) struct Reader {
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    /// Takes octets and adds what whole blocks hold to `out`.
+    pub fn feed(&mut self, octets: &[u8], out: &mut Vec<u8>) -> Result<(), NativeError> {
+        self.buffer.extend_from_slice(octets);
+        let mut at = 0;
+        while let Some((flags, len)) = head(&self.buffer[at..]) {
+            if flags & !PACKED != 0 || len > BLOCK {
+                return Err(NativeError("a block that cannot be"));
+            }
+            let Some(data) = self.buffer.get(at + 5..at + 5 + len) else { break };
+            if flags & PACKED == 0 {
+                out.extend_from_slice(data);
+            } else {
+                let data = zstd::bulk::decompress(data, BLOCK).map_err(|_| NativeError("a damaged block"))?;
+                out.extend(data);
+            }
+            at += 5 + len;
+        }
+        self.buffer.drain(..at);
+        Ok(())
+    }
+}
+
+fn head(octets: &[u8]) -> Option<(u8, usize)> {
+    let [flags, a, b, c, d, ..] = *octets else { return None };
+    Some((flags, u32::from_le_bytes([a, b, c, d]) as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn octets_come_back(parts in proptest::collection::vec((proptest::collection::vec(0u8..4, 0..2000), any::<bool>()), 0..6), step in 1usize..3000) {
+            let (mut wire, mut all) = (Vec::new(), Vec::new());
+            for (data, pack) in &parts {
+                write(data, *pack, &mut wire);
+                all.extend_from_slice(data);
+            }
+            let (mut reader, mut out) = (Reader::default(), Vec::new());
+            for part in wire.chunks(step) {
+                reader.feed(part, &mut out).expect("well formed");
+            }
+            prop_assert_eq!(out, all);
+        }
+
+        #[test]
+        fn hostile_octets_never_panic(wire in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (mut reader, mut out) = (Reader::default(), Vec::new());
+            let _ = reader.feed(&wire, &mut out);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Messages as octets.
+//!
+//! ```text
+//! message = length(4, little endian) postcard(Said)
+//! ```
+//! A mail's text follows its `Mail` in `Text` parts and ends with `TextEnd`.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::NativeError;
+use crate::mail::{self, Class, Deletion, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
+use crate::sync::merge::Facts;
+use crate::sync::message::{Attributes, Failure, Finish, Gone, Message, Offer, RoundEnd};
+
+/// The longest message: the facts of more than a million mails.
+pub(super) const MOST: usize = 64 << 20;
+
+/// What the master wants beyond the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    /// The state string of `-s`.
+    pub state: Option<String>,
+    /// A backup from an empty source is wanted.
+    pub allow_empty_source: bool,
+    /// How many mails are committed together.
+    pub commit_interval: u32,
+}
+
+/// A tree, with the reasons of its problems as text.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TreeSaid {
+    nodes: Vec<Node>,
+    deletions: Vec<Deletion>,
+    rules: NameRules,
+    problems: Vec<(MailboxName, Class, String)>,
+}
+
+/// One thing said.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Said {
+    Hello(Hello),
+    Tree(Result<TreeSaid, Failure>),
+    TreeDone(Result<(), Failure>),
+    Locked,
+    Offer(Result<Box<Offer>, Failure>),
+    Attributes(Box<Attributes>),
+    Facts(Box<Facts>),
+    Guids(Vec<Option<MailGuid>>),
+    Mail(MailSaid),
+    Text(Vec<u8>),
+    /// All of the text was sent; or it could not be read to its end.
+    TextEnd(Result<(), String>),
+    Gone(Gone),
+    Credit(u32),
+    Done(Result<RoundEnd, Failure>),
+    Finish(Finish),
+}
+
+/// A mail without its text.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MailSaid {
+    pub uid: Uid,
+    pub guid: MailGuid,
+    pub facts: mail::Facts,
+    pub virtual_size: Option<u64>,
+}
+
+/// Writes a message.
+pub(super) fn write(said: &Said, out: &mut Vec<u8>) -> Result<(), NativeError> {
+    let start = out.len();
+    out.extend([0; 4]);
+    let mut data = postcard::to_extend(said, std::mem::take(out)).map_err(|_| NativeError("a message that cannot be written"))?;
+    let len = data.len() - start - 4;
+    if len > MOST {
+        return Err(NativeError("too much for one message"));
+    }
+    data[start..start + 4].copy_from_slice(&u32::try_from(len).expect("holds because of the limit").to_le_bytes());
+    *out = data;
+    Ok(())
+}
+
+/// Reads the message at the beginning, if it is there as a whole, and how many octets it took.
+pub(super) fn read(octets: &[u8]) -> Result<Option<(Said, usize)>, NativeError> {
+    let Some((len, rest)) = octets.split_first_chunk::<4>() else { return Ok(None) };
+    let len = u32::from_le_bytes(*len) as usize;
+    if len > MOST {
+        return Err(NativeError("too much for one message"));
+    }
+    let Some(data) = rest.get(..len) else { return Ok(None) };
+    let said = postcard::from_bytes(data).map_err(|_| NativeError("a message that makes no sense"))?;
+    Ok(Some((said, 4 + len)))
+}
+
+/// A message as it is said; a mail without its text.
+pub(super) fn said(message: &Message) -> Said {
+    match message {
+        Message::Tree(tree) => Said::Tree(tree.as_ref().map_err(Clone::clone).map(|t| TreeSaid {
+            nodes: t.nodes.clone(),
+            deletions: t.deletions.clone(),
+            rules: t.rules.clone(),
+            problems: t.problems.iter().map(|(n, e)| (n.clone(), e.class(), e.to_string())).collect(),
+        })),
+        Message::TreeDone(r) => Said::TreeDone(r.clone()),
+        Message::Locked => Said::Locked,
+        Message::Offer(o) => Said::Offer(o.clone()),
+        Message::Attributes(a) => Said::Attributes(a.clone()),
+        Message::Facts(f) => Said::Facts(Box::new(Facts::clone(f))),
+        Message::Guids(g) => Said::Guids(g.clone()),
+        Message::Mail(m) => {
+            Said::Mail(MailSaid { uid: m.uid, guid: m.guid.clone(), facts: m.facts.clone(), virtual_size: m.body.virtual_size })
+        }
+        Message::Gone(g) => Said::Gone(*g),
+        Message::Credit(n) => Said::Credit(*n),
+        Message::Done(r) => Said::Done(r.clone()),
+        Message::Finish(f) => Said::Finish(f.clone()),
+    }
+}
+
+/// A message that was said, if it is one that stands by itself.
+pub(super) fn message(said: Said) -> Result<Message, NativeError> {
+    Ok(match said {
+        Said::Tree(tree) => Message::Tree(tree.map(|t| {
+            let problems = t.problems.into_iter().map(|(n, class, text)| (n, mail::Error::new(class, text))).collect();
+            Arc::new(Tree { nodes: t.nodes, deletions: t.deletions, rules: t.rules, problems })
+        })),
+        Said::TreeDone(r) => Message::TreeDone(r),
+        Said::Locked => Message::Locked,
+        Said::Offer(o) => Message::Offer(o),
+        Said::Attributes(a) => Message::Attributes(a),
+        Said::Facts(f) => Message::Facts(Arc::new(checked(*f)?)),
+        Said::Guids(g) => Message::Guids(g),
+        Said::Gone(g) => Message::Gone(g),
+        Said::Credit(n) => Message::Credit(n),
+        Said::Done(r) => Message::Done(r),
+        Said::Finish(f) => Message::Finish(f),
+        Said::Hello(_) | Said::Mail(_) | Said::Text(_) | Said::TextEnd(_) => return Err(NativeError("a message out of turn")),
+    })
+}
+
+/// Facts as the decisions take them for granted: ascending.
+fn checked(facts: Facts) -> Result<Facts, NativeError> {
+    let ascending = facts.items.is_sorted_by(|a, b| a.uid < b.uid) && facts.expunged.is_sorted_by(|a, b| a.uid < b.uid);
+    let ranges = [&facts.held_back, &facts.native, &facts.synced];
+    let ranged = ranges.iter().all(|r| r.iter().all(|(a, b)| a <= b) && r.is_sorted_by(|a, b| a.1 < b.0));
+    if ascending && ranged { Ok(facts) } else { Err(NativeError("facts out of order")) }
+}

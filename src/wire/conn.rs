@@ -1,0 +1,488 @@
+//! Items over two ends of a pipe or socket. Neither direction ever waits for the other: one thread reads, one writes, and
+//! the session itself waits only for what it cannot do without (wire.md 4).
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Decoder, Ends, Error, Event, Headers, Item, Stuffer};
+use crate::os::stop::Stop;
+
+/// So much may be read ahead; then the other side has to wait.
+const READ_AHEAD: usize = 4 << 20;
+/// More than this is not queued where the sender can wait instead.
+const ROOM: usize = 256 << 10;
+/// What is collected before it is given to the writer.
+const FLUSH: usize = 64 << 10;
+/// How often a waiting session looks whether it shall stop.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long the end of a session may take to be written.
+const CLOSING: Duration = Duration::from_secs(30);
+
+/// Why a session over a stream cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnError {
+    /// The other side speaks something else.
+    #[error(transparent)]
+    Protocol(#[from] Error),
+    /// It has closed without a word.
+    #[error("read({name}) failed: EOF ({position})")]
+    Eof {
+        /// The other side.
+        name: String,
+        /// How far the session was.
+        position: String,
+    },
+    /// It has said that it closes on purpose.
+    #[error("Remote closed the session ({0})")]
+    Closed(String),
+    /// Reading failed.
+    #[error("read({name}) failed: {error} ({position})")]
+    Read {
+        /// The other side.
+        name: String,
+        /// Why.
+        error: io::Error,
+        /// How far the session was.
+        position: String,
+    },
+    /// Nothing came, and nothing could be sent, for too long.
+    #[error("I/O has stalled, no activity for {seconds} seconds ({position})")]
+    Stalled {
+        /// How long.
+        seconds: u64,
+        /// How far the session was.
+        position: String,
+    },
+    /// A signal.
+    #[error("Killed with signal {0}")]
+    Stopped(usize),
+}
+
+#[derive(Default)]
+struct Queues {
+    input: VecDeque<Vec<u8>>,
+    input_size: usize,
+    end: Option<Option<io::Error>>,
+    output: VecDeque<Vec<u8>>,
+    output_size: usize,
+    /// The writer cannot write any more.
+    broken: bool,
+    /// Nothing more will be written.
+    closing: bool,
+    /// The writer has ended.
+    written: bool,
+    active: Option<Instant>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queues: Mutex<Queues>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, queues: MutexGuard<'a, Queues>, time: Duration) -> MutexGuard<'a, Queues> {
+        self.changed.wait_timeout(queues, time).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn read(&self, mut from: Box<dyn Read + Send>) {
+        let mut buffer = vec![0; FLUSH];
+        loop {
+            let result = from.read(&mut buffer);
+            let mut queues = self.lock();
+            match result {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(n) if n > 0 => {
+                    queues.active = Some(Instant::now());
+                    queues.input.push_back(buffer[..n].to_vec());
+                    queues.input_size += n;
+                }
+                other => {
+                    queues.end = Some(other.err());
+                    self.changed.notify_all();
+                    return;
+                }
+            }
+            self.changed.notify_all();
+            while queues.input_size > READ_AHEAD {
+                if queues.closing {
+                    return;
+                }
+                queues = self.wait(queues, LOOK);
+            }
+        }
+    }
+
+    fn write(&self, mut to: Box<dyn Write + Send>) {
+        let mut queues = self.lock();
+        loop {
+            if let Some(part) = queues.output.pop_front() {
+                drop(queues);
+                let result = to.write_all(&part).and_then(|()| to.flush());
+                queues = self.lock();
+                queues.output_size -= part.len();
+                queues.active = Some(Instant::now());
+                // What is read tells what has happened; until then everything goes on.
+                if result.is_err() {
+                    queues.broken = true;
+                    queues.output.clear();
+                    queues.output_size = 0;
+                }
+                self.changed.notify_all();
+            } else if queues.closing || queues.broken {
+                break;
+            } else {
+                queues = self.wait(queues, LOOK);
+            }
+        }
+        drop(queues);
+        drop(to);
+        self.lock().written = true;
+        self.changed.notify_all();
+    }
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until something comes.
+    Input,
+    /// Until something comes or more can be sent.
+    InputOrRoom,
+    /// Not at all.
+    No,
+}
+
+/// A session's way to the other side.
+pub struct Conn {
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    headers: Headers,
+    out: Vec<u8>,
+    stuffer: Option<Stuffer>,
+    timeout: Option<Duration>,
+    stop: Stop,
+    name: String,
+    sent: Option<&'static str>,
+    received: Option<&'static str>,
+    sent_end: bool,
+    received_end: bool,
+}
+
+impl Conn {
+    /// Starts both directions. Nothing is sent yet.
+    #[must_use]
+    pub fn new(ends: Ends, timeout: Option<Duration>, stop: &Stop) -> Self {
+        let shared = Arc::new(Shared::default());
+        let (reader, writer) = (Arc::clone(&shared), Arc::clone(&shared));
+        let (read, write) = (ends.read, ends.write);
+        // The reader may wait for octets that never come: it is left to itself then and ends with its descriptor.
+        std::thread::spawn(move || reader.read(read));
+        std::thread::spawn(move || writer.write(write));
+        Self {
+            shared,
+            decoder: Decoder::default(),
+            headers: Headers::ours(),
+            out: Vec::new(),
+            stuffer: None,
+            timeout,
+            stop: stop.clone(),
+            name: ends.name,
+            sent: None,
+            received: None,
+            sent_end: false,
+            received_end: false,
+        }
+    }
+
+    /// The other side's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The other side has told its name.
+    pub fn set_name(&mut self, name: String) {
+        self.name = name;
+    }
+
+    /// What the other side has announced.
+    #[must_use]
+    pub const fn peer(&self) -> &Headers {
+        self.decoder.headers()
+    }
+
+    /// Queues VERSION and header block.
+    pub fn send_headers(&mut self) {
+        self.out.extend(self.headers.encode());
+    }
+
+    /// Queues an item.
+    pub fn send(&mut self, item: &Item) {
+        if *item == Item::End {
+            self.sent_end = true;
+        } else {
+            (self.sent, self.sent_end) = (Some(item.name()), false);
+        }
+        item.write(&mut self.out, &self.headers);
+        self.flush_if(FLUSH);
+    }
+
+    /// Queues a part of the stream that belongs to the item sent last.
+    pub fn send_data(&mut self, data: &[u8]) {
+        self.stuffer.get_or_insert_default().add(data, &mut self.out);
+        self.flush_if(FLUSH);
+    }
+
+    /// Ends the stream.
+    pub fn send_data_end(&mut self) {
+        self.stuffer.take().unwrap_or_default().end(&mut self.out);
+        self.flush_if(FLUSH);
+    }
+
+    /// A stream is half sent.
+    #[must_use]
+    pub const fn is_in_stream(&self) -> bool {
+        self.stuffer.is_some()
+    }
+
+    /// Queues octets of another protocol.
+    pub fn send_raw(&mut self, octets: &[u8]) {
+        self.out.extend_from_slice(octets);
+        self.flush_if(FLUSH);
+    }
+
+    /// Little enough is queued to produce more.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.shared.lock().output_size + self.out.len() < ROOM
+    }
+
+    /// How much waits to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.shared.lock().output_size
+    }
+
+    /// Gives everything that was queued to the writer.
+    pub fn flush(&mut self) {
+        self.flush_if(1);
+    }
+
+    fn flush_if(&mut self, least: usize) {
+        if self.out.len() < least {
+            return;
+        }
+        let part = std::mem::take(&mut self.out);
+        let mut queues = self.shared.lock();
+        if !queues.broken {
+            queues.output_size += part.len();
+            queues.output.push_back(part);
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// How far the session is, in Dovecot's words.
+    #[must_use]
+    pub fn position(&self) -> String {
+        let Some(received) = self.received else {
+            let headers = self.decoder.headers().has(super::Kind::Handshake, "hostname");
+            return if headers { "handshake not received" } else { "version not received" }.into();
+        };
+        let end = |on: bool| if on { " (EOL)" } else { "" };
+        let sent = self.sent.unwrap_or("handshake");
+        format!("last sent={sent}{}, last recv={received}{}", end(self.sent_end), end(self.received_end))
+    }
+
+    /// What comes next. `None` if there is nothing and `wait` does not ask for more patience.
+    ///
+    /// # Errors
+    /// The other side has ended, or is silent for too long, or speaks another protocol; a signal came.
+    pub fn next(&mut self, wait: Wait) -> Result<Option<Event>, ConnError> {
+        loop {
+            if let Some(event) = self.decoder.next_event()? {
+                match &event {
+                    Event::Item(Item::End) => self.received_end = true,
+                    Event::Item(item) => (self.received, self.received_end) = (Some(item.name()), false),
+                    _ => {}
+                }
+                return Ok(Some(event));
+            }
+            match self.octets(wait)? {
+                Some(octets) => self.decoder.feed(&octets),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Octets as they come, for another protocol, after [`Self::unread`].
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn octets(&mut self, wait: Wait) -> Result<Option<Vec<u8>>, ConnError> {
+        // Nothing is held back while something is waited for.
+        if wait != Wait::No {
+            self.flush();
+        }
+        let began = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let mut queues = shared.lock();
+        loop {
+            if let Some(octets) = queues.input.pop_front() {
+                queues.input_size -= octets.len();
+                shared.changed.notify_all();
+                return Ok(Some(octets));
+            }
+            if let Some(end) = &mut queues.end {
+                let (name, position) = (self.name.clone(), self.position());
+                return Err(match end.take() {
+                    None => ConnError::Eof { name, position },
+                    Some(error) if error.kind() == io::ErrorKind::ConnectionReset => ConnError::Eof { name, position },
+                    Some(error) => ConnError::Read { name, error, position },
+                });
+            }
+            match wait {
+                Wait::No => return Ok(None),
+                Wait::InputOrRoom if queues.output_size < ROOM => return Ok(None),
+                _ => {}
+            }
+            if let Some(signal) = self.stop.requested() {
+                return Err(ConnError::Stopped(signal));
+            }
+            let last = queues.active.map_or(began, |active| active.max(began));
+            let mut patience = LOOK;
+            if let Some(timeout) = self.timeout {
+                let silent = last.elapsed();
+                if silent >= timeout {
+                    return Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() });
+                }
+                patience = patience.min(timeout - silent);
+            }
+            queues = shared.wait(queues, patience);
+        }
+    }
+
+    /// What has been received and not been looked at.
+    #[must_use]
+    pub fn unread(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.decoder).into_rest()
+    }
+
+    /// Writes what is queued and closes the own direction. That the other side does not read any more is no matter.
+    pub fn close(&mut self) {
+        self.flush();
+        let mut queues = self.shared.lock();
+        queues.closing = true;
+        self.shared.changed.notify_all();
+        let began = Instant::now();
+        let patience = self.timeout.map_or(CLOSING, |t| t.min(CLOSING));
+        while !queues.written && began.elapsed() < patience {
+            queues = self.shared.wait(queues, LOOK.min(patience));
+        }
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        let mut queues = self.shared.lock();
+        queues.closing = true;
+        queues.output.clear();
+        self.shared.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    /// A socket's direction ends when that is said, not when one of its descriptors is closed.
+    struct Half(UnixStream);
+
+    impl Write for Half {
+        fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+            self.0.write(data)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Half {
+        fn drop(&mut self) {
+            let _ = self.0.shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    fn pair(timeout: Option<Duration>) -> (Conn, Conn) {
+        let (a, b) = UnixStream::pair().expect("sockets");
+        let ends = |s: UnixStream| Ends {
+            read: Box::new(s.try_clone().expect("a descriptor")),
+            write: Box::new(Half(s)),
+            name: "remote".into(),
+        };
+        (Conn::new(ends(a), timeout, &Stop::new()), Conn::new(ends(b), timeout, &Stop::new()))
+    }
+
+    fn send_big(conn: &mut Conn) {
+        conn.send_headers();
+        for n in 0..20_000 {
+            conn.send(&Item::Request(super::super::Request { guid: Some(vec![b'x'; 500]), uid: Some(n) }));
+        }
+        conn.send(&Item::End);
+    }
+
+    fn receive_all(conn: &mut Conn) -> usize {
+        let mut items = 0;
+        loop {
+            match conn.next(Wait::Input).expect("alive").expect("something") {
+                Event::Item(Item::End) => return items,
+                Event::Item(_) => items += 1,
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn both_may_send_much_before_they_read() {
+        let (mut a, mut b) = pair(Some(Duration::from_secs(20)));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                send_big(&mut a);
+                assert_eq!(receive_all(&mut a), 20_000);
+                a.close();
+            });
+            send_big(&mut b);
+            assert_eq!(receive_all(&mut b), 20_000);
+            b.close();
+        });
+    }
+
+    #[test]
+    fn silence_ends_the_session() {
+        let (mut a, mut b) = pair(Some(Duration::from_millis(300)));
+        b.send_headers();
+        b.flush();
+        assert!(matches!(a.next(Wait::Input), Ok(Some(Event::Headers))));
+        let began = Instant::now();
+        let error = a.next(Wait::Input).expect_err("nothing comes").to_string();
+        assert_eq!(error, "I/O has stalled, no activity for 0 seconds (handshake not received)");
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_end_is_told() {
+        let (mut a, mut b) = pair(Some(Duration::from_secs(20)));
+        b.close();
+        drop(b);
+        let error = a.next(Wait::Input).expect_err("it has closed").to_string();
+        assert_eq!(error, "read(remote) failed: EOF (version not received)");
+    }
+}

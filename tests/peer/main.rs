@@ -1,0 +1,14 @@
+//! Ways to the other side, against programs that we did not write: Dovecot's doveadm server, sshd, openssl, shells.
+
+mod commands;
+mod cuts;
+mod forward;
+mod lab;
+mod matrix;
+mod options;
+#[path = "../oracle/lab.rs"]
+#[allow(dead_code)]
+mod oracle;
+#[cfg(feature = "ssh")]
+mod ssh;
+mod tcp;

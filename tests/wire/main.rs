@@ -1,0 +1,3 @@
+//! The dsync protocol: captures of real sessions, and real Dovecots at the other end.
+
+mod captures;
