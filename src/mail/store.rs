@@ -17,6 +17,7 @@ use super::{
     UidValidity,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// Seconds since 1970 as the formats keep them; 0 = not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -115,6 +116,15 @@ pub struct Tree {
     pub rules: NameRules,
     /// Names that could not be read, with the reason. They are skipped; the run ends with the class of the worst one.
     pub problems: Vec<(MailboxName, Error)>,
+}
+
+impl Tree {
+    /// The GUIDs of the mailboxes that are there.
+    #[must_use]
+    pub fn guids(&self) -> HashSet<MailboxGuid> {
+        let there = self.nodes.iter().filter(|n| n.existence == Existence::Exists);
+        there.filter_map(|n| n.identity.map(|i| i.guid)).collect()
+    }
 }
 
 /// One user's mail at one place.

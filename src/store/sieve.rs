@@ -61,55 +61,35 @@ impl SieveFiles {
     pub fn get(&self) -> Result<Vec<Attribute>> {
         let mut out = Vec::new();
         let entries = match std::fs::read_dir(&self.scripts) {
-            Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(|e| self.failed("read", &self.scripts, e))?,
+            Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(|e| failed("read", &self.scripts, e))?,
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
-            Err(e) => return Err(self.failed("read", &self.scripts, e)),
+            Err(e) => return Err(failed("read", &self.scripts, e)),
         };
         for entry in entries {
             let file_name = entry.file_name();
             let Some(name) = file_name.to_str().and_then(|n| n.strip_suffix(".sieve")).filter(|n| is_name(n)) else { continue };
             // A link that leads nowhere, and what was removed meanwhile, is no script.
-            if let Some((bytes, changed)) = self.read(&entry.path())? {
+            if let Some((bytes, changed)) = read(&entry.path())? {
                 out.push(attribute(&format!("files/{name}"), bytes, changed));
             }
         }
         out.sort_by(|a, b| a.key.cmp(&b.key));
-        match std::fs::symlink_metadata(&self.active) {
-            Ok(m) if m.file_type().is_symlink() => {
-                let target = std::fs::read_link(&self.active).map_err(|e| self.failed("read the link", &self.active, e))?;
-                let name = target.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".sieve"));
-                if let Some(name) = name.filter(|n| is_name(n)) {
-                    out.push(attribute("default", format!("L{name}").into_bytes(), seconds(&m)));
-                }
-            }
-            Ok(m) if m.is_file() => {
-                if let Some((bytes, changed)) = self.read(&self.active)? {
-                    out.push(attribute("default", [b"S", &bytes[..]].concat(), changed));
-                }
-            }
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(self.failed("stat", &self.active, e)),
-        }
+        out.extend(self.active()?.map(|(value, changed)| attribute("default", value, changed)));
         Ok(out)
     }
 
-    fn read(&self, path: &Path) -> Result<Option<(Vec<u8>, Timestamp)>> {
-        let read = || -> io::Result<Option<(Vec<u8>, Timestamp)>> {
-            let file = std::fs::File::open(path)?;
-            let meta = file.metadata()?;
-            if !meta.is_file() {
-                return Ok(None);
+    /// What is active: `L` and the name of a script, or `S` and a script.
+    fn active(&self) -> Result<Option<(Vec<u8>, Timestamp)>> {
+        match std::fs::symlink_metadata(&self.active) {
+            Ok(m) if m.file_type().is_symlink() => {
+                let target = std::fs::read_link(&self.active).map_err(|e| failed("read the link", &self.active, e))?;
+                let name = target.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".sieve"));
+                Ok(name.filter(|n| is_name(n)).map(|name| (format!("L{name}").into_bytes(), seconds(&m))))
             }
-            let mut bytes = Vec::new();
-            if file.take(READ_LIMIT).read_to_end(&mut bytes)? as u64 == READ_LIMIT {
-                return Err(io::Error::other("too large for a Sieve script"));
-            }
-            Ok(Some((bytes, seconds(&meta))))
-        };
-        match read() {
+            Ok(m) if m.is_file() => Ok(read(&self.active)?.map(|(bytes, changed)| ([b"S", &bytes[..]].concat(), changed))),
+            Ok(_) => Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            result => result.map_err(|e| self.failed("read", path, e)),
+            Err(e) => Err(failed("stat", &self.active, e)),
         }
     }
 
@@ -119,34 +99,17 @@ impl SieveFiles {
     /// A name that no script can have, and what the system says.
     pub fn set(&self, attribute: &Attribute) -> Result<bool> {
         let key = attribute.key.key.strip_prefix(PREFIX).unwrap_or_default();
-        let current = self.get()?.into_iter().find(|a| a.key == attribute.key).and_then(|a| a.value);
-        if current == attribute.value {
+        if key == "default" {
+            return self.activate(attribute);
+        }
+        let Some(name) = key.strip_prefix("files/").filter(|n| is_name(n)) else {
+            // What cannot be there need not be removed.
+            return if attribute.value.is_none() { Ok(false) } else { Err(wrong(attribute, "not the name of a script")) };
+        };
+        let path = self.script(name);
+        if read(&path)?.map(|(bytes, _)| bytes) == attribute.value {
             return Ok(false);
         }
-        let wrong = |what: &str| Error::new(Class::NotPossible, format!("Sieve: {what}: {}", attribute.key.key));
-        if key == "default" {
-            match attribute.value.as_deref().map(|v| v.split_first()) {
-                None => drop(fs::unlink_if_there(&self.active)?),
-                Some(Some((b'L', name))) => {
-                    let name =
-                        std::str::from_utf8(name).ok().filter(|n| is_name(n)).ok_or_else(|| wrong("not the name of a script"))?;
-                    let script = self.scripts.join(format!("{name}.sieve"));
-                    if !script.exists() {
-                        return Err(Error::new(Class::NotFound, format!("Sieve: there is no script {}", script.display())));
-                    }
-                    let beside = self.active.parent().and_then(|dir| script.strip_prefix(dir).ok());
-                    let new = temporary(&self.active);
-                    fs::unlink_if_there(&new)?;
-                    fs::symlink(beside.unwrap_or(&script), &new)?;
-                    fs::rename(&new, &self.active)?;
-                }
-                Some(Some((b'S', script))) => self.write(&temporary(&self.active), &self.active, script, attribute.changed)?,
-                Some(_) => return Err(wrong("neither a link nor a script")),
-            }
-            return Ok(true);
-        }
-        let name = key.strip_prefix("files/").filter(|n| is_name(n)).ok_or_else(|| wrong("not the name of a script"))?;
-        let path = self.scripts.join(format!("{name}.sieve"));
         match &attribute.value {
             None => drop(fs::unlink_if_there(&path)?),
             Some(script) => {
@@ -156,6 +119,34 @@ impl SieveFiles {
             }
         }
         Ok(true)
+    }
+
+    fn activate(&self, attribute: &Attribute) -> Result<bool> {
+        if self.active()?.map(|(value, _)| value) == attribute.value {
+            return Ok(false);
+        }
+        match attribute.value.as_deref().map(|v| v.split_first()) {
+            None => drop(fs::unlink_if_there(&self.active)?),
+            Some(Some((b'L', name))) => {
+                let name = std::str::from_utf8(name).ok().filter(|n| is_name(n));
+                let script = self.script(name.ok_or_else(|| wrong(attribute, "not the name of a script"))?);
+                if !script.exists() {
+                    return Err(Error::new(Class::NotFound, format!("Sieve: there is no script {}", script.display())));
+                }
+                let beside = self.active.parent().and_then(|dir| script.strip_prefix(dir).ok());
+                let new = temporary(&self.active);
+                fs::unlink_if_there(&new)?;
+                fs::symlink(beside.unwrap_or(&script), &new)?;
+                fs::rename(&new, &self.active)?;
+            }
+            Some(Some((b'S', script))) => self.write(&temporary(&self.active), &self.active, script, attribute.changed)?,
+            Some(_) => return Err(wrong(attribute, "neither a link nor a script")),
+        }
+        Ok(true)
+    }
+
+    fn script(&self, name: &str) -> PathBuf {
+        self.scripts.join(format!("{name}.sieve"))
     }
 
     fn write(&self, new: &Path, path: &Path, script: &[u8], changed: Timestamp) -> Result<()> {
@@ -173,11 +164,34 @@ impl SieveFiles {
         let model = self.scripts.ancestors().find_map(|dir| std::fs::metadata(dir).ok());
         Modes { file: 0o600, dir: 0o700, ..model.map(|m| Modes::like(&m)).unwrap_or_default() }
     }
+}
 
-    #[expect(clippy::unused_self, reason = "reads as the others do")]
-    fn failed(&self, what: &'static str, path: &Path, e: io::Error) -> Error {
-        fs::Error::new(what, path, e).into()
+/// A script and its time; none where there is no file.
+fn read(path: &Path) -> Result<Option<(Vec<u8>, Timestamp)>> {
+    let read = || -> io::Result<Option<(Vec<u8>, Timestamp)>> {
+        let file = std::fs::File::open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        if file.take(READ_LIMIT).read_to_end(&mut bytes)? as u64 == READ_LIMIT {
+            return Err(io::Error::other("too large for a Sieve script"));
+        }
+        Ok(Some((bytes, seconds(&meta))))
+    };
+    match read() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map_err(|e| failed("read", path, e)),
     }
+}
+
+fn failed(what: &'static str, path: &Path, e: io::Error) -> Error {
+    fs::Error::new(what, path, e).into()
+}
+
+fn wrong(attribute: &Attribute, what: &str) -> Error {
+    Error::new(Class::NotPossible, format!("Sieve: {what}: {}", attribute.key.key))
 }
 
 fn attribute(key: &str, value: Vec<u8>, changed: Timestamp) -> Attribute {

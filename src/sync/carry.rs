@@ -80,20 +80,13 @@ impl Carry<'_> {
     }
 
     pub(super) fn mail_text(&mut self, uid: Uid, moved: &HashMap<Uid, Uid>) -> Message {
-        let text = |mailbox: &mut dyn Mailbox, at: Uid| -> mail::Result<MailText> {
-            // The text first: whoever has opened a mail knows the rest of it.
-            let body = mailbox.body(at)?;
-            let facts = mailbox.facts(at)?;
-            let guid = mailbox.guid(at)?;
-            Ok(MailText { uid, guid, facts, body })
-        };
-        let mut result = text(self.mailbox, uid);
+        let mut result = self.text(uid);
         // Its own side may have given it another UID a moment ago.
         if let (Err(e), Some(&now)) = (&result, moved.get(&uid))
             && e.class() == Class::Expunged
             && self.mailbox.refresh().is_ok()
         {
-            result = text(self.mailbox, now);
+            result = self.text(now).map(|text| MailText { uid, ..text });
         }
         match result {
             Ok(t) => Message::Mail(Box::new(t)),
@@ -108,9 +101,10 @@ impl Carry<'_> {
 
     /// A mail as it is given away.
     pub(super) fn text(&mut self, uid: Uid) -> mail::Result<MailText> {
-        let guid = self.mailbox.guid(uid)?;
-        let facts = self.mailbox.facts(uid)?;
+        // The text first: whoever has opened a mail knows the rest of it.
         let body = self.mailbox.body(uid)?;
+        let facts = self.mailbox.facts(uid)?;
+        let guid = self.mailbox.guid(uid)?;
         Ok(MailText { uid, guid, facts, body })
     }
 

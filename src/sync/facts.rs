@@ -2,8 +2,8 @@
 
 use sha1::{Digest, Sha1};
 
+use super::Filter;
 use super::merge::{Expunged, Facts, FlagLog, Item};
-use super::{Filter, FlagOrKeyword};
 use crate::mail::{Changes, Class, Guid128, LogChange, Mail, Mailbox, Result, Since, Uid};
 
 /// A mail that cannot be read, and why.
@@ -126,14 +126,8 @@ fn flag_log(change: LogChange) -> Option<Box<FlagLog>> {
 
 /// Whether the filters let a mail be copied (sync.md 7.9). One that cannot be read passes: its turn to fail comes.
 fn passes(mailbox: &mut dyn Mailbox, item: &Item, filter: &Filter) -> bool {
-    if let Some(f) = &filter.flag {
-        let has = match &f.flag {
-            FlagOrKeyword::Flag(flag) => item.flags.contains(*flag),
-            FlagOrKeyword::Keyword(keyword) => item.keywords.contains(keyword),
-        };
-        if has != f.wanted {
-            return false;
-        }
+    if !filter.flag.as_ref().is_none_or(|f| f.passes(item.flags, &item.keywords)) {
+        return false;
     }
     if filter.since.is_none() && filter.until.is_none() && filter.max_size.is_none() {
         return true;

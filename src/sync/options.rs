@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::tree::Side;
-use crate::mail::{self, Flags, Keyword, MailboxGuid, Selection, Timestamp};
+use crate::mail::{self, Flags, Keyword, Keywords, MailboxGuid, Selection, Timestamp};
 
 /// Which way changes flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,18 @@ pub struct FlagFilter {
     pub wanted: bool,
     /// Which flag or keyword.
     pub flag: FlagOrKeyword,
+}
+
+impl FlagFilter {
+    /// Whether a mail with these flags and keywords is let through.
+    #[must_use]
+    pub fn passes(&self, flags: Flags, keywords: &Keywords) -> bool {
+        let has = match &self.flag {
+            FlagOrKeyword::Flag(flag) => flags.contains(*flag),
+            FlagOrKeyword::Keyword(keyword) => keywords.contains(keyword),
+        };
+        has == self.wanted
+    }
 }
 
 /// A system flag or a keyword.

@@ -1,7 +1,10 @@
 //! What went wrong in a run, for its end: the messages themselves have been logged when they came up.
 
-use super::State;
-use crate::mail::Class;
+use std::ops::AddAssign;
+
+use super::facts::BadMail;
+use super::{State, tree};
+use crate::mail::{Class, MailboxName};
 
 /// How a run ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +44,41 @@ pub struct Counts {
     pub rebuilt: u32,
 }
 
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.tree += more.tree;
+        self.identity += more.identity;
+        self.saved += more.saved;
+        self.moved += more.moved;
+        self.expunged += more.expunged;
+        self.flags += more.flags;
+        self.rebuilt += more.rebuilt;
+    }
+}
+
 impl Report {
+    /// What came of the changes to the own tree.
+    pub(super) fn tree(&mut self, actions: usize, outcome: tree::Outcome) {
+        self.done.tree += u32::try_from(actions).unwrap_or(u32::MAX);
+        for error in outcome.impossible {
+            tracing::error!("{error}; it is left out, the others go on");
+            self.fail(error.class());
+        }
+        for reason in outcome.desync {
+            tracing::warn!("{reason}");
+            self.desync(reason);
+        }
+    }
+
+    /// What was done to a mailbox, and the own mails in it that cannot be read.
+    pub(super) fn mailbox(&mut self, name: &MailboxName, done: Counts, bad: Vec<BadMail>) {
+        for bad in bad {
+            tracing::error!("Mailbox {name}: UID {}: {}; the mail is left out, the others go on", bad.uid, bad.error);
+            self.skipped += 1;
+        }
+        self.done += done;
+    }
+
     /// An error of this class. Temporary outweighs all others, else the first stays (sync.md 11.2).
     pub fn fail(&mut self, class: Class) {
         if self.failed.is_none() || class == Class::Temporary {

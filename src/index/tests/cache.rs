@@ -116,7 +116,7 @@ fn numbers_of_four_and_eight_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
 
     #[test]
     fn a_flipped_cache_does_no_harm(flips in prop::collection::vec((0usize..2600, any::<u8>()), 1..8)) {

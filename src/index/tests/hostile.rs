@@ -60,7 +60,7 @@ fn every_prefix_of_the_files_is_read_or_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn a_flipped_log_is_read_or_refused(flips in prop::collection::vec((40usize..3000, any::<u8>()), 1..6)) {

@@ -11,7 +11,6 @@
 mod survey;
 mod work;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::flow::Flow;
@@ -19,7 +18,7 @@ use super::message::{Failure, Finish, Link, LinkError, Message};
 use super::report::Report;
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
 use super::{Algorithm, Only, Options, State};
-use crate::mail::{self, Attribute, Class, Existence, MailboxGuid, Store, Tree};
+use crate::mail::{self, Attribute, Class, Store, Tree};
 use crate::os::stop::Stop;
 
 /// Runs one side to the end.
@@ -101,7 +100,7 @@ impl Brain<'_> {
             other => return Err(unexpected(&other, "the end of the tree sync")),
         }
         let waiting = self.compare(mailboxes, seen)?;
-        let guids = (tree_guids(&own), tree_guids(&peer));
+        let guids = (own.guids(), peer.guids());
         for portion in work::portions(waiting) {
             self.work(portion, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
         }
@@ -141,17 +140,8 @@ impl Brain<'_> {
             }
         }
         let outcome = tree::execute(self.store, &plan.actions);
-        self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
         self.flow.send(Message::TreeDone(outcome.as_ref().map(|_| ()).map_err(Failure::from)))?;
-        let outcome = outcome.map_err(End::Own)?;
-        for error in outcome.impossible {
-            tracing::error!("{error}; it is left out, the others go on");
-            self.report.fail(error.class());
-        }
-        for reason in outcome.desync {
-            tracing::warn!("{reason}");
-            self.report.desync(reason);
-        }
+        self.report.tree(plan.actions.len(), outcome.map_err(End::Own)?);
         Ok(plan)
     }
 
@@ -214,8 +204,4 @@ impl From<LinkError> for End {
 
 fn unexpected(got: &Message, wanted: &'static str) -> End {
     LinkError::Unexpected { got: got.kind(), wanted }.into()
-}
-
-fn tree_guids(tree: &Tree) -> HashSet<MailboxGuid> {
-    tree.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
 }

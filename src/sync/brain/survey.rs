@@ -72,9 +72,7 @@ impl Brain<'_> {
 
     pub(super) fn open(&mut self, pair: &Paired) -> mail::Result<Box<dyn Mailbox>> {
         let mailbox = self.store.open(&pair.local)?;
-        if mailbox.status().identity.guid != pair.guid {
-            return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
-        }
+        check(&*mailbox, pair)?;
         Ok(mailbox)
     }
 
@@ -124,4 +122,12 @@ impl Brain<'_> {
         };
         mailbox.raise(floors)
     }
+}
+
+/// It is the mailbox that the plan speaks of.
+pub(super) fn check(mailbox: &dyn Mailbox, pair: &Paired) -> mail::Result<()> {
+    if mailbox.status().identity.guid == pair.guid {
+        return Ok(());
+    }
+    Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::survey::{Open, Waiting};
+use super::survey::{Open, Waiting, check};
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Attribute, Class, Mailbox, MailboxGuid, Since};
 use crate::sync::attributes;
@@ -62,17 +62,7 @@ impl<'a> Brain<'a> {
 
     fn note(&mut self, pair: &Paired, report: RoundReport) {
         let name = &pair.local;
-        for bad in report.bad {
-            tracing::error!("Mailbox {name}: UID {}: {}; the mail is left out, the others go on", bad.uid, bad.error);
-            self.report.skipped += 1;
-        }
-        let (all, new) = (&mut self.report.done, report.done);
-        all.saved += new.saved;
-        all.moved += new.moved;
-        all.expunged += new.expunged;
-        all.flags += new.flags;
-        all.identity += new.identity;
-        all.rebuilt += new.rebuilt;
+        self.report.mailbox(name, report.done, report.bad);
         if report.unsettled {
             self.report.desync(format!("Mailbox {name} keeps changing"));
         }
@@ -130,9 +120,7 @@ impl<'a> Brain<'a> {
             let start = self.start(pair, unified(&pair.guid));
             let ready = locked.and_then(|(mut mailbox, look)| {
                 mailbox.refresh()?;
-                if mailbox.status().identity.guid != pair.guid {
-                    return Err(mail::Error::new(Class::NotFound, format!("Mailbox GUID {} was lost", pair.guid)));
-                }
+                check(&*mailbox, pair)?;
                 Ok(Round { start, mailbox, look, before: None, name: &pair.local, report: RoundReport::default() })
             });
             pairs.push(pair);

@@ -6,8 +6,8 @@ use md5::{Digest, Md5};
 
 use super::decide::Known;
 use crate::mail::{self, Class, Flags, Keyword, Keywords, MailGuid, Mailbox, ModSeq, Status, Timestamp, Uid};
+use crate::sync::Filter;
 use crate::sync::merge::{Expunged, Facts, FlagLog, Item};
-use crate::sync::{Filter, FlagOrKeyword};
 use crate::wire::{Change, ChangeType, MailboxItem, text};
 
 /// \Recent on the wire.
@@ -380,14 +380,8 @@ impl Theirs {
 
 /// Whether the filters let the other side's mail in (sync.md 7.9).
 fn passes(change: &Change, item: &Item, filter: &Filter) -> bool {
-    if let Some(f) = &filter.flag {
-        let has = match &f.flag {
-            FlagOrKeyword::Flag(flag) => item.flags.contains(*flag),
-            FlagOrKeyword::Keyword(keyword) => item.keywords.contains(keyword),
-        };
-        if has != f.wanted {
-            return false;
-        }
+    if !filter.flag.as_ref().is_none_or(|f| f.passes(item.flags, &item.keywords)) {
+        return false;
     }
     let outside = |t: u64| filter.since.is_some_and(|s| t < u64::from(s.0)) || filter.until.is_some_and(|u| t > u64::from(u.0));
     !change.received.is_some_and(outside)

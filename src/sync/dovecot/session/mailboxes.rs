@@ -329,7 +329,7 @@ impl Session<'_> {
             report: &mut report,
         };
         let result = exchange::run(subject);
-        self.account(name, report);
+        self.report.mailbox(name, report.done, report.bad);
         let Ended { state, desync, full_resync } = result?;
         self.report.full_resync |= full_resync;
         if let Some(reason) = desync {
@@ -339,19 +339,5 @@ impl Session<'_> {
             self.report.state.0.insert(guid, state);
         }
         Ok(())
-    }
-
-    pub(super) fn account(&mut self, name: &MailboxName, report: RoundReport) {
-        for bad in report.bad {
-            tracing::error!("Mailbox {name}: UID {}: {}; the mail is left out, the others go on", bad.uid, bad.error);
-            self.report.skipped += 1;
-        }
-        let (all, new) = (&mut self.report.done, report.done);
-        all.saved += new.saved;
-        all.moved += new.moved;
-        all.expunged += new.expunged;
-        all.flags += new.flags;
-        all.identity += new.identity;
-        all.rebuilt += new.rebuilt;
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::exchange::{self, Ended, Stopped, Subject};
 use super::{Settings, Version, names, view};
-use crate::mail::{self, Class, Existence, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
+use crate::mail::{self, Class, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
 use crate::os::stop::Stop;
 use crate::sync::round::RoundReport;
 use crate::sync::tree::{self as plan, Peer, Plan, Side, TreeAction, TreeOptions};

@@ -85,22 +85,11 @@ impl Session<'_> {
             }
             tracing::warn!("{note}");
         }
-        let guids = |t: &Tree| -> HashSet<MailboxGuid> {
-            t.nodes.iter().filter(|n| n.existence == Existence::Exists).filter_map(|n| n.identity.map(|i| i.guid)).collect()
-        };
-        self.known = guids(&own).intersection(&guids(&peer)).copied().collect();
+        self.known = own.guids().intersection(&peer.guids()).copied().collect();
         let identities = peer.nodes.iter().filter_map(|n| n.identity);
         self.their_uidvalidity = identities.map(|i| (i.guid, i.uidvalidity)).collect();
         let outcome = plan::execute(store, &plan.actions)?;
-        self.report.done.tree += u32::try_from(plan.actions.len()).unwrap_or(u32::MAX);
-        for error in outcome.impossible {
-            tracing::error!("{error}; it is left out, the others go on");
-            self.report.fail(error.class());
-        }
-        for reason in outcome.desync {
-            tracing::warn!("{reason}");
-            self.report.desync(reason);
-        }
+        self.report.tree(plan.actions.len(), outcome);
         for action in &plan.actions {
             if let TreeAction::SetGuid { name, from, .. } = action {
                 self.former.insert(*from, name.clone());
