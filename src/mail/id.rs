@@ -15,6 +15,8 @@ pub struct Uid(NonZeroU32);
 impl Uid {
     /// The lowest one.
     pub const FIRST: Self = Self(NonZeroU32::MIN);
+    /// The highest one.
+    pub const LAST: Self = Self(NonZeroU32::MAX);
 
     /// `None` for 0.
     #[must_use]

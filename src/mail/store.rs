@@ -581,9 +581,13 @@ pub trait Mailbox {
     /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order, without
     /// those that were to get another UID and have vanished. Does not change the view.
     ///
+    /// `seen` is UIDNEXT as it was when the UIDs were chosen. Where others have been given UIDs since, no staged mail gets the one
+    /// that was meant for it, but all get higher ones: below an equal mail under an equal UID, theirs would look like one that the
+    /// other side has expunged.
+    ///
     /// # Errors
     /// Nothing became visible, or what did is complete.
-    fn commit(&mut self) -> Result<Vec<Saved>>;
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>>;
 
     /// Changes flags and expunges, marked as a sync's work in the log. Mails that are gone, or are not the expected ones, are left out.
     ///

@@ -164,8 +164,12 @@ impl Carry<'_> {
         if import.staged == 0 {
             return Ok(());
         }
-        let saved = self.mailbox.commit()?;
-        import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
+        let saved = self.mailbox.commit(import.seen)?;
+        let as_wanted = saved.iter().all(|s| s.wanted == s.got);
+        import.surprised |= saved.len() < import.staged || !as_wanted;
+        if as_wanted {
+            import.seen = saved.iter().map(|s| s.got.next()).fold(import.seen, Uid::max);
+        }
         let moved = import.moving.len();
         import.moved.extend(import.moving.drain(..));
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -278,9 +282,10 @@ pub(super) enum Step<'a> {
 }
 
 /// Mails on their way in.
-#[derive(Default)]
 pub(super) struct Import<'a> {
     pub steps: Vec<Step<'a>>,
+    /// UIDNEXT, as far as it is known why it is what it is. It stands still once others were given UIDs.
+    pub seen: Uid,
     /// Staged since the last commit.
     pub staged: usize,
     /// The mailbox will be rebuilt: nothing is committed before.
@@ -296,4 +301,29 @@ pub(super) struct Import<'a> {
     /// How many of them the mailbox has been told to hold back.
     pub held_known: Option<usize>,
     pub surprised: bool,
+}
+
+impl Import<'_> {
+    /// Into a mailbox that was looked at when it had this UIDNEXT.
+    pub fn new(seen: Uid) -> Self {
+        Self {
+            steps: Vec::new(),
+            seen,
+            staged: 0,
+            rebuild: false,
+            staged_mails: Vec::new(),
+            order: HashMap::new(),
+            moving: Vec::new(),
+            moved: HashMap::new(),
+            unreadable: HashSet::new(),
+            held_known: None,
+            surprised: false,
+        }
+    }
+
+    /// To be put back.
+    pub fn take(&mut self) -> Self {
+        let seen = self.seen;
+        std::mem::replace(self, Self::new(seen))
+    }
 }

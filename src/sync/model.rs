@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::index::assign_uids;
 use crate::mail::{
     Body, Capabilities, Changes, Class, Deletion, DeletionKey, Edit, EditKind, Error, Existence, Facts, Flags, Floors, Guid128,
     Identity, Keywords, LogChange, Mail, MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameRules, NewMail, Node, Original,
@@ -22,6 +23,8 @@ pub struct World {
     pub writes: u32,
     /// After this many changes the disk is full.
     pub room: Option<u32>,
+    /// Mails that users get right before the n-th change from now.
+    pub arriving: Vec<(u32, ModelMail)>,
 }
 
 impl World {
@@ -30,7 +33,17 @@ impl World {
             *room = room.checked_sub(1).ok_or_else(|| Error::new(Class::NoRoom, "no room"))?;
         }
         self.writes += 1;
+        let mut arriving = std::mem::take(&mut self.arriving);
+        let now: Vec<_> = arriving.extract_if(.., |(n, _)| n.checked_sub(1).map(|left| *n = left).is_none()).collect();
+        now.iter().for_each(|(_, mail)| self.deliver(mail));
+        self.arriving = arriving;
         Ok(())
+    }
+
+    pub fn deliver(&mut self, mail: &ModelMail) {
+        for b in self.boxes.values_mut() {
+            b.append(None, mail.clone());
+        }
     }
 }
 
@@ -89,6 +102,14 @@ impl ModelBox {
     fn step(&mut self) -> ModSeq {
         self.highest.0 += 1;
         self.highest
+    }
+
+    /// The log up to now is rotated away.
+    pub fn forget_log(&mut self) {
+        self.log.clear();
+        self.native.clear();
+        self.synced.clear();
+        self.renumbered.clear();
     }
 
     pub fn append(&mut self, uid: Option<Uid>, mut mail: ModelMail) -> Uid {
@@ -372,21 +393,22 @@ impl Mailbox for ModelMailbox {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
         let staged = std::mem::take(&mut self.staged);
+        let wanted: Vec<Uid> = staged.iter().map(|s| s.0.uid).collect();
         self.change(|b| {
+            let got = assign_uids(seen, b.uid_next, &wanted).expect("tests are small");
             let mut order: Vec<usize> = (0..staged.len()).collect();
-            order.sort_by_key(|&n| staged[n].0.uid);
-            let mut out = vec![Saved { wanted: Uid::FIRST, got: Uid::FIRST }; staged.len()];
+            order.sort_by_key(|&n| got[n]);
             for n in order {
                 let (mail, text, original) = &staged[n];
-                out[n] = Saved { wanted: mail.uid, got: b.append(Some(mail.uid), model_mail(mail, text.clone())) };
+                b.append(Some(got[n]), model_mail(mail, text.clone()));
                 if let Some(uid) = original {
                     b.expunge(*uid, true, true);
-                    b.renumbered.push(Renumbered { from: *uid, first: out[n].got, last: out[n].got });
+                    b.renumbered.push(Renumbered { from: *uid, first: got[n], last: got[n] });
                 }
             }
-            out
+            wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect()
         })
     }
 

@@ -55,7 +55,11 @@ enum Event {
         since: Option<u32>,
         /// A side that has room for so many changes only.
         room: Option<(bool, u32)>,
+        /// A side that gets a mail right before its n-th change.
+        arrives: Option<(bool, u32)>,
     },
+    /// A side's log is rotated away.
+    Rotate(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -68,13 +72,30 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     let since = prop_oneof![2 => Just(None), 1 => (0u32..40).prop_map(Some)];
     let room = prop_oneof![2 => Just(None), 1 => (any::<bool>(), 0u32..8).prop_map(Some)];
-    let run = (mode, any::<bool>(), since, room).prop_map(|(mode, full, since, room)| Event::Run { mode, full, since, room });
+    let run = (mode, any::<bool>(), since, room).prop_map(|(mode, full, since, room)| Event::Run {
+        mode,
+        full,
+        since,
+        room,
+        arrives: None,
+    });
     prop_oneof![
         4 => (ops_without_copies(), ops_without_copies()).prop_map(|(a, b)| Event::Users(a, b)),
         6 => run,
         1 => any::<bool>().prop_map(Event::Snapshot),
         1 => any::<bool>().prop_map(Event::Restore),
         1 => (any::<bool>(), any::<usize>()).prop_map(|(on_a, n)| Event::Damage(on_a, n)),
+    ]
+}
+
+/// Only what can be told apart when no log tells it.
+fn event_beside_users() -> impl Strategy<Value = Event> {
+    let arrives = prop::option::of((any::<bool>(), 0u32..8));
+    let run = arrives.prop_map(|arrives| Event::Run { mode: Mode::TwoWay, full: true, since: None, room: None, arrives });
+    prop_oneof![
+        2 => (ops_without_copies(), ops_without_copies()).prop_map(|(a, b)| Event::Users(a, b)),
+        2 => run,
+        1 => any::<bool>().prop_map(Event::Rotate),
     ]
 }
 
@@ -128,22 +149,9 @@ impl Pair {
             let pick = |n: usize| mailbox.mails.keys().nth(n % mailbox.mails.len().max(1)).copied();
             match *op {
                 Op::Append { flags } => {
-                    let text = format!("mail {}", self.counter).into_bytes();
-                    self.all.insert(text.clone());
-                    // GUIDs in no order of time.
-                    let guid = MailGuid::new(format!("{:x}", self.counter.wrapping_mul(2_654_435_761))).expect("not empty");
-                    mailbox.append(
-                        None,
-                        ModelMail {
-                            guid,
-                            flags: Flags::from_bits(flags),
-                            keywords: Keywords::NONE,
-                            modseq: ModSeq(0),
-                            text,
-                            received: Timestamp(self.counter),
-                            unreadable: false,
-                        },
-                    );
+                    let mail = numbered_mail(self.counter, flags);
+                    self.all.insert(mail.text.clone());
+                    mailbox.append(None, mail);
                 }
                 Op::Copy(n) => {
                     if let Some(uid) = pick(n) {
@@ -177,18 +185,18 @@ impl Pair {
     }
 
     fn event(&mut self, event: &Event) {
-        let inbox = MailboxName::inbox();
+        let name = MailboxName::inbox();
         let store = |on_a: bool| if on_a { self.a.clone() } else { self.b.clone() };
         match event {
             Event::Users(on_a, on_b) => {
                 self.act(true, on_a);
                 self.act(false, on_b);
             }
-            Event::Snapshot(on_a) => self.snapshots[usize::from(*on_a)] = store(*on_a).world().boxes.get(&inbox).cloned(),
+            Event::Snapshot(on_a) => self.snapshots[usize::from(*on_a)] = store(*on_a).world().boxes.get(&name).cloned(),
             Event::Restore(on_a) => {
                 let Some(old) = self.snapshots[usize::from(*on_a)].clone() else { return };
                 let before = texts(&store(*on_a));
-                store(*on_a).world().boxes.insert(inbox, old);
+                store(*on_a).world().boxes.insert(name, old);
                 // What nobody else has is gone with the disk.
                 let left = &texts(&self.a) | &texts(&self.b);
                 self.removed.extend(before.difference(&left).cloned());
@@ -196,13 +204,20 @@ impl Pair {
             Event::Damage(on_a, n) => {
                 let store = store(*on_a);
                 let mut world = store.world();
-                let mails = &mut world.boxes.get_mut(&inbox).expect("never deleted here").mails;
+                let mails = &mut world.boxes.get_mut(&name).expect("never deleted here").mails;
                 let n = n % mails.len().max(1);
                 if let Some(mail) = mails.values_mut().nth(n) {
                     mail.unreadable = !mail.unreadable;
                 }
             }
-            Event::Run { mode, full, since, room } => {
+            Event::Rotate(on_a) => inbox(&store(*on_a), ModelBox::forget_log),
+            Event::Run { mode, full, since, room, arrives } => {
+                if let Some((on_a, before)) = arrives {
+                    self.counter += 1;
+                    let mail = numbered_mail(self.counter, 0);
+                    self.all.insert(mail.text.clone());
+                    store(*on_a).world().arriving.push((*before, mail));
+                }
                 if let Some((on_a, room)) = room {
                     store(*on_a).world().room = Some(*room);
                 }
@@ -214,7 +229,12 @@ impl Pair {
                 let filter = Filter { since: since.map(Timestamp), ..Filter::default() };
                 self.sync(&Options { filter, commit_interval: 2, ..options(*mode, algorithm) });
                 for store in [&self.a, &self.b] {
-                    store.world().room = None;
+                    let mut world = store.world();
+                    world.room = None;
+                    // What did not come in time comes now.
+                    for (_, mail) in std::mem::take(&mut world.arriving) {
+                        world.deliver(&mail);
+                    }
                 }
             }
         }
@@ -402,6 +422,24 @@ proptest! {
     fn whatever_happened_nothing_is_lost_or_doubled(events in prop::collection::vec(event(), 1..10)) {
         live_through(&events);
     }
+
+    #[test]
+    fn what_arrives_during_a_run_stays(events in prop::collection::vec(event_beside_users(), 1..10)) {
+        live_through(&events);
+    }
+}
+
+/// GUIDs are in no order of time.
+fn numbered_mail(n: u32, flags: u8) -> ModelMail {
+    ModelMail {
+        guid: MailGuid::new(format!("{:x}", n.wrapping_mul(2_654_435_761))).expect("not empty"),
+        flags: Flags::from_bits(flags),
+        keywords: Keywords::NONE,
+        modseq: ModSeq(0),
+        text: format!("mail {n}").into_bytes(),
+        received: Timestamp(n),
+        unreadable: false,
+    }
 }
 
 fn user_mail(n: u8) -> ModelMail {
@@ -494,9 +532,9 @@ fn live_through(events: &[Event]) {
 #[test]
 fn histories_that_once_lost_or_doubled_mails() {
     let mails = |a, b| Event::Users(vec![Op::Append { flags: 0 }; a], vec![Op::Append { flags: 0 }; b]);
-    let run = |mode| Event::Run { mode, full: false, since: None, room: None };
-    let since = |mode, since, room| Event::Run { mode, full: false, since: Some(since), room };
-    let full = |mode, room| Event::Run { mode, full: false, since: None, room: Some(room) };
+    let run = |mode| Event::Run { mode, full: false, since: None, room: None, arrives: None };
+    let since = |mode, since, room| Event::Run { mode, full: false, since: Some(since), room, arrives: None };
+    let full = |mode, room| Event::Run { mode, full: false, since: None, room: Some(room), arrives: None };
     let (one_way, back) = (Mode::OneWay(Source::Master), Mode::Backup(Source::Slave));
     // The disk was full between a rebuild and the note of what a filter held back.
     live_through(&[mails(3, 2), since(back, 5, Some((true, 1)))]);

@@ -42,7 +42,7 @@ fn save(mailbox: &mut dyn Mailbox) {
             or_exit(mailbox.stage(mail, body(n)));
         }
     }
-    or_exit(mailbox.commit());
+    or_exit(mailbox.commit(dsync::mail::Uid::LAST));
 }
 
 fn edit(mailbox: &mut dyn Mailbox) {
@@ -55,7 +55,7 @@ fn renumber(mailbox: &mut dyn Mailbox) {
     if mailbox.mails().iter().any(|m| m.uid == uid(1)) {
         let mail = NewMail { flags: Flags::FLAGGED, ..new_mail(9, &mailbox.guid(uid(1)).expect("a GUID").to_string()) };
         or_exit(mailbox.stage_copy(mail, uid(1), Original::Expunge));
-        or_exit(mailbox.commit());
+        or_exit(mailbox.commit(dsync::mail::Uid::LAST));
     }
 }
 
@@ -335,7 +335,7 @@ fn a_mailbox_half_created_is_completed() {
     let mut mailbox = open(&dir);
     assert_eq!((mailbox.status().identity.guid, mailbox.status().identity.uidvalidity), identity);
     mailbox.stage(new_mail(1, &id(1)), Body::from_bytes(text(1))).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let again = format().create(&place(&dir), MailboxGuid::generate(), identity.1).expect_err("not empty");
     assert_eq!(again.class(), Class::Exists);
 }

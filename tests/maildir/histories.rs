@@ -42,7 +42,7 @@ fn ours(dice: &mut Dice, mailbox: &mut dyn Mailbox, n: u32) {
                 mail.saved = Timestamp(1_500_000_000 + n);
                 mailbox.stage(mail, body(n * 10 + i)).expect("staged");
             }
-            mailbox.commit().expect("committed");
+            mailbox.commit(Uid::LAST).expect("committed");
         }
         (4..=6, Some(uid)) => {
             let kind = EditKind::Flags {
@@ -62,7 +62,7 @@ fn ours(dice: &mut Dice, mailbox: &mut dyn Mailbox, n: u32) {
             (mail.received, mail.saved, mail.flags) = (facts.received, facts.saved, dice.flags());
             let original = if kind == 8 { Original::Keep } else { Original::Expunge };
             mailbox.stage_copy(mail, uid, original).expect("staged");
-            mailbox.commit().expect("committed");
+            mailbox.commit(Uid::LAST).expect("committed");
         }
     }
 }

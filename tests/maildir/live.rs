@@ -59,7 +59,7 @@ fn save(mailbox: &mut dyn Mailbox, from: u32, to: u32) {
     for n in from..=to {
         mailbox.stage(new_mail(n, &format!("{n:032x}")), body(n)).expect("staged");
     }
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn what_we_save_is_what_dovecot_sees() {
     mailbox.stage(new_mail(8, "has a blank"), body(8)).expect("staged");
     // UID 1 is taken.
     mailbox.stage(new_mail(1, "late/comer"), body(9)).expect("staged");
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let got: Vec<_> = saved.iter().map(|s| (s.wanted.get(), s.got.get())).collect();
     assert_eq!(got, [(5, 5), (4, 4), (7, 7), (8, 8), (1, 9)]);
 
@@ -123,7 +123,7 @@ fn the_saved_date_survives_flag_changes() {
     let mut mail = new_mail(2, &"cd".repeat(16));
     mail.saved = Timestamp(1_400_000_000);
     mailbox.stage(mail, body(2)).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(agree(&lab, &mut *mailbox).mail(2).saved, 1_400_000_000);
     lab.doveadm(&["flags", "add", "\\Seen", "mailbox", "INBOX", "uid", "2"]);
     assert_eq!(agree(&lab, &mut *mailbox).mail(2).saved, 1_400_000_000);
@@ -206,7 +206,7 @@ fn keywords_beyond_the_letters_live_in_the_index() {
     let mut mail = new_mail(2, &"ef".repeat(16));
     mail.keywords = keywords(&names);
     mailbox.stage(mail, body(2)).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.edit(&[keyword_edit(1, Flags::NONE, Flags::NONE, &["k29", "k03"], &[])]).expect("edited");
     let seen = agree(&lab, &mut *mailbox);
     assert_eq!(seen.mail(2).flags, names);
@@ -293,7 +293,7 @@ fn a_mail_gets_another_uid_and_stays_the_same_file() {
     mailbox.stage_copy(copy, uid(3), Original::Keep).expect("staged");
     // Another date: the file cannot be shared.
     mailbox.stage_copy(new_mail(12, &before.mail(3).guid), uid(3), Original::Keep).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let after = agree(&lab, &mut *mailbox);
     assert_eq!(after.uids(), [1, 3, 10, 11, 12]);
     for (new, old) in [(10, 2), (11, 3), (12, 3)] {

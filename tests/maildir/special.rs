@@ -47,7 +47,7 @@ fn compressed_mails() {
         // A plain mail beside it is a mail as well; and so is one that merely looks compressed.
         mailbox.stage(new_mail(2, &"ab".repeat(16)), Body::from_bytes(text(2))).expect("staged");
         mailbox.stage(new_mail(3, &"cd".repeat(16)), Body::from_bytes("BZh9: not compressed\n\nx\n")).expect("staged");
-        mailbox.commit().expect("committed");
+        mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
         agree(&lab, &mut *mailbox);
         // Without the plugin the file is what it is.
         let plain = std::fs::read(&file).expect("there");
@@ -71,7 +71,7 @@ fn line_ends_as_the_setting_wants_them() {
         let settings = Settings { save_crlf, ..Settings::default() };
         let mut mailbox = format_with(settings).open(&place(&lab.inbox())).expect("opens");
         mailbox.stage(new_mail(2, &"ab".repeat(16)), Body::from_bytes(odd)).expect("staged");
-        mailbox.commit().expect("committed");
+        mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
         let ours = names(&lab.inbox().join("cur"))[0].clone();
         let sizes = |name: &str| name.split_once(",S=").map(|(_, sizes)| sizes.trim_end_matches(":2,").to_owned());
         assert_eq!(sizes(&ours), sizes(&theirs));
@@ -176,7 +176,7 @@ fn a_hard_link_does_not_move_the_saved_date_of_its_source() {
     copy.received = Timestamp(before.mail(1).received);
     copy.saved = Timestamp(1_234_567_890);
     mailbox.stage_copy(copy, uid(1), Original::Keep).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let after = agree(&lab, &mut *mailbox);
     assert_eq!((after.mail(1).saved, after.mail(5).saved), (before.mail(1).saved, 1_234_567_890));
 }

@@ -68,7 +68,7 @@ fn act(scenario: &str, root: &Path) -> dsync::mail::Result<()> {
                     inbox.stage(mail, Body::from_bytes(text(n))).map_err(store_error)?;
                 }
             }
-            inbox.commit().map(drop)
+            inbox.commit(Uid::LAST).map(drop)
         }
         "move" => {
             let mut inbox = inbox(&mut format)?;
@@ -82,7 +82,7 @@ fn act(scenario: &str, root: &Path) -> dsync::mail::Result<()> {
                 let original = if n == 1 { Original::Keep } else { Original::Expunge };
                 inbox.stage_copy(mail, from, original).map_err(store_error)?;
             }
-            inbox.commit().map(drop)
+            inbox.commit(Uid::LAST).map(drop)
         }
         "edit" => {
             let mut inbox = inbox(&mut format)?;
@@ -126,7 +126,7 @@ fn act(scenario: &str, root: &Path) -> dsync::mail::Result<()> {
             let mut new = format.open(&place)?;
             if new.mails().is_empty() {
                 new.stage(new_mail(1, &guid(1)), Body::from_bytes(text(40))).map_err(store_error)?;
-                new.commit()?;
+                new.commit(Uid::LAST)?;
             }
             Ok(())
         }
@@ -148,7 +148,7 @@ fn act(scenario: &str, root: &Path) -> dsync::mail::Result<()> {
             let mut new = format.open(&place)?;
             if new.mails().is_empty() {
                 new.stage(new_mail(1, &guid(1)), Body::from_bytes(text(40))).map_err(store_error)?;
-                new.commit()?;
+                new.commit(Uid::LAST)?;
             }
             Ok(())
         }

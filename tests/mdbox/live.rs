@@ -88,7 +88,7 @@ fn a_storage_of_ours_is_a_storage() {
     let mut inbox = common::open(&mut format, &lab.root(), "INBOX");
     let mails = rich();
     stage_all(&mut *inbox, &mails);
-    let saved = inbox.commit().expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert!(saved.iter().zip(&mails).all(|(s, m)| s.got == m.uid && s.wanted == m.uid));
     assert!(inbox.mails().is_empty(), "a commit does not change the view");
     inbox.raise(&Floors { uid_next: Some(uid(100)), first_recent: Some(uid(90)), highest_modseq: ModSeq(600) }).expect("raised");
@@ -226,7 +226,7 @@ fn instances_are_references_and_a_move_is_one_step() {
     inbox.stage_copy(mail, uid(2), Original::Expunge).expect("staged");
     let mail = NewMail { received: Timestamp(1000), ..copy(&mut inbox, 3, 22) };
     inbox.stage_copy(mail, uid(3), Original::Expunge).expect("staged");
-    let saved = inbox.commit().expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [20, 21, 22]);
 
     let dump = lab.dump();
@@ -256,7 +256,7 @@ fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
         inbox.stage_copy(mail, uid(from), Original::Expunge).expect("staged");
     }
     lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
-    let saved = inbox.commit().expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [23]);
     assert_eq!(lab.dump()["INBOX"].mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [2, 4, 5, 6, 23]);
     check(&lab, After::Calm);
@@ -271,14 +271,14 @@ fn copies_of_one_stored_mail_stay_one() {
     let (lab, mut format) = ours();
     let mut inbox = common::open(&mut format, &lab.root(), "INBOX");
     stage_all(&mut *inbox, &rich());
-    inbox.commit().expect("committed");
+    inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let mut other = common::open(&mut format, &lab.root(), "Work/Sub");
     let mails = rich();
     other.stage(mails[0].clone(), body(3)).expect("the same");
     other.stage(mails[1].clone(), body(4)).expect("the same GUID, another text");
     other.stage(NewMail { received: Timestamp(5), ..mails[2].clone() }, body(8)).expect("another date");
     other.stage(mails[3].clone(), body(90)).expect("the same");
-    other.commit().expect("committed");
+    other.commit(dsync::mail::Uid::LAST).expect("committed");
     let seen: Vec<_> = lab.dump()["Work/Sub"].mails.iter().map(|m| (m.uid, m.refs)).collect();
     assert_eq!(seen, [(3, 2), (7, 1), (8, 1), (90, 2)]);
     check(&lab, After::Calm);
@@ -298,7 +298,8 @@ fn a_taken_uid_is_told() {
     inbox.stage(new_mail(9, GUIDS[0]), body(1)).expect("staged");
     inbox.stage(new_mail(7, GUIDS[1]), body(2)).expect("staged");
     lab.save("INBOX", b"Subject: a delivery\n\n");
-    let got: Vec<_> = inbox.commit().expect("committed").iter().map(|s| (s.wanted.get(), s.got.get())).collect();
+    let got: Vec<_> =
+        inbox.commit(dsync::mail::Uid::LAST).expect("committed").iter().map(|s| (s.wanted.get(), s.got.get())).collect();
     assert_eq!(got, [(9, 9), (7, 10)]);
     check(&lab, After::Calm);
 }
@@ -434,7 +435,7 @@ fn purge_frees_what_nobody_refers_to() {
     let (mut format, mut inbox) = judge::open(&lab, "INBOX");
     // Another file, whose mails all go.
     inbox.stage(new_mail(50, GUIDS[0]), body(1)).expect("staged");
-    inbox.commit().expect("committed");
+    inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     inbox.refresh().expect("a view");
     inbox.edit(&[expunge(1), expunge(2), expunge(50)]).expect("expunged");
     check(&lab, After::Calm);
@@ -547,7 +548,7 @@ fn index_volatile_and_alt_directories() {
     locks(1);
     assert_eq!(common::read(inbox.body(uid(1)).expect("in ALT")), text(1).as_bytes());
     inbox.stage(new_mail(10, GUIDS[0]), body(10)).expect("staged");
-    inbox.commit().expect("committed");
+    inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     inbox.edit(&[expunge(1)]).expect("expunged");
     format.purge().expect("purged");
     drop(inbox);
@@ -578,7 +579,7 @@ fn changes_since_a_state() {
     let lab = dovecots();
     let (_format, mut inbox) = judge::open(&lab, "INBOX");
     inbox.stage(new_mail(9, GUIDS[0]), body(1)).expect("staged");
-    inbox.commit().expect("committed");
+    inbox.commit(dsync::mail::Uid::LAST).expect("committed");
     inbox.refresh().expect("a view");
     let common = inbox.status();
     let gone = inbox.guid128(uid(4)).expect("known");

@@ -85,14 +85,14 @@ fn taking_turns_with_a_session() {
     for n in 1..=4 {
         stage(&mut *mailbox, new_mail(n, &format!("guid-{n}")), &text(n));
     }
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let Some(mut imap) = Imap::start(&lab) else { return };
     imap.say("ENABLE QRESYNC");
     assert!(imap.say("SELECT INBOX").contains("* 4 EXISTS"));
 
     // Ours: a new mail, flags with a new keyword, an expunge.
     stage(&mut *mailbox, NewMail { keywords: keywords(&["Fresh"]), ..new_mail(5, "guid-5") }, &text(5));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let expunge = Edit { uid: uid(2), expect: None, kind: EditKind::Expunge };
     mailbox.edit(&[flags(1, Flags::FLAGGED, Flags::NONE, &["$Ours"]), expunge]).expect("edited");
     let news = imap.say("NOOP");
@@ -145,7 +145,7 @@ fn what_others_asked_for_is_carried_out() {
     for n in 1..=3 {
         stage(&mut *mailbox, new_mail(n, &format!("guid-{n}")), &text(n));
     }
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     // A request as a session leaves it that dies before its sync.
     let place = place(&lab.root(), "INBOX");
     {
@@ -198,7 +198,7 @@ fn attachments_go_with_their_mail_and_with_its_uid() {
         ..new_mail(20, &first.guid)
     };
     mailbox.stage_copy(renumbered, uid(first.uid), dsync::mail::Original::Expunge).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.refresh().expect("refreshed");
     let other = "aa112233445566778899aabbccddeeff".parse().expect("a GUID");
     mailbox.set_identity(other, mailbox.status().identity.uidvalidity).expect("set");
@@ -248,7 +248,7 @@ fn mails_in_the_alternative_storage() {
     };
     mailbox.stage_copy(copy, uid(2), dsync::mail::Original::Expunge).expect("staged");
     stage(&mut *mailbox, new_mail(11, "eleven"), &text(11));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.refresh().expect("refreshed");
     mailbox.edit(&[Edit { uid: uid(3), expect: None, kind: EditKind::Expunge }]).expect("expunged");
     let there = |dir: &std::path::Path, n: u32| dir.join(format!("u.{n}")).exists();
@@ -328,7 +328,7 @@ fn what_looks_compressed_reaches_dovecot_as_it_is() {
     let mut mailbox = open(&lab.root(), "INBOX", &settings);
     stage(&mut *mailbox, new_mail(1, "one"), "BZh9: strange header\r\n\r\nbody\r\n");
     stage(&mut *mailbox, new_mail(2, "two"), &text(2));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.refresh().expect("refreshed");
     let seen = inbox(&lab);
     assert_eq!(seen.mails[0].text.replace('\r', ""), "BZh9: strange header\n\nbody\n");
@@ -361,7 +361,7 @@ fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
         mailbox.stage_copy(new_mail(to, &guid), uid(from), dsync::mail::Original::Expunge).expect("staged");
     }
     lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(saved, [dsync::mail::Saved { wanted: uid(12), got: uid(12) }]);
     assert_eq!(inbox(&lab).mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [12]);
     mailbox.refresh().expect("refreshed");

@@ -31,13 +31,13 @@ fn act(scenario: &str, place: &Place) -> dsync::mail::Result<()> {
                 };
                 stage(&mut *mailbox, mail, &text(n));
             }
-            mailbox.commit().map(drop)
+            mailbox.commit(dsync::mail::Uid::LAST).map(drop)
         }
         "renumber" => {
             mailbox
                 .stage_copy(new_mail(9, "guid-2"), uid(2), Original::Expunge)
                 .map_err(|e| dsync::mail::Error::new(dsync::mail::Class::Temporary, e.to_string()))?;
-            mailbox.commit().map(drop)
+            mailbox.commit(dsync::mail::Uid::LAST).map(drop)
         }
         "edit" => mailbox.edit(&[
             Edit {
@@ -131,7 +131,7 @@ impl Bench {
         for n in 1..=3 {
             stage(&mut *mailbox, new_mail(n, &format!("guid-{n}")), &text(n));
         }
-        mailbox.commit().expect("committed");
+        mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     }
 
     fn home(&self) -> PathBuf {

@@ -46,7 +46,7 @@ fn filled(lab: &Lab, n: u32) -> Box<dyn Mailbox> {
     for i in 1..=n {
         stage(&mut *mailbox, new_mail(i, &format!("guid-{i}")), &text(i));
     }
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.refresh().expect("refreshed");
     mailbox
 }
@@ -108,7 +108,7 @@ fn saved_mails_have_everything_that_they_came_with() {
     for mail in &mails {
         stage(&mut *mailbox, mail.clone(), &text(mail.uid.get()));
     }
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [5, 9, 12]);
 
     let seen = inbox(&lab);
@@ -131,7 +131,7 @@ fn saved_mails_have_everything_that_they_came_with() {
     // Dovecot goes on where we stopped, and we behind it.
     lab.save("INBOX", text(13).as_bytes());
     stage(&mut *mailbox, new_mail(13, "taken"), &text(13));
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!((saved[0].wanted, saved[0].got), (uid(13), uid(14)));
     mailbox.refresh().expect("refreshed");
     assert_we_see(&mut *mailbox, &inbox(&lab));
@@ -149,7 +149,7 @@ fn uidls_of_dovecots_own_mails_do_not_change_by_ours() {
     let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
     stage(&mut *mailbox, NewMail { pop3_uidl: Some("ours".into()), ..new_mail(2, "two") }, &text(2));
     stage(&mut *mailbox, new_mail(3, "three"), &text(3));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let seen = inbox(&lab);
     assert_eq!(seen.mails[0].uidl, before.uidl);
     assert_eq!(seen.mails[1].uidl, "ours");
@@ -225,7 +225,7 @@ fn counters_and_identity() {
     let other = "aa112233445566778899aabbccddeeff";
     mailbox.set_identity(guid(other), UidValidity::new(77).expect("not 0")).expect("set");
     stage(&mut *mailbox, new_mail(50, "fifty"), &text(50));
-    mailbox.commit().expect("still this mailbox");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("still this mailbox");
     mailbox.refresh().expect("refreshed");
     let seen = inbox(&lab);
     assert_eq!((seen.guid.as_str(), seen.uidvalidity), (other, 77));
@@ -248,7 +248,7 @@ fn a_mail_gets_another_uid() {
     mailbox.stage_copy(NewMail { uid: uid(11), ..new_mail(3, "another") }, uid(3), Original::Keep).expect("staged");
     // One that differs in nothing: a link.
     mailbox.stage_copy(NewMail { uid: uid(12), ..new_mail(1, "guid-1") }, uid(1), Original::Keep).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let seen = inbox(&lab);
     assert_eq!(seen.mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [1, 3, 10, 11, 12]);
     assert_eq!((seen.mails[2].guid.as_str(), &seen.mails[2].text), ("guid-2", &before.mails[1].text));
@@ -300,7 +300,7 @@ fn a_crashed_save_is_adopted() {
         for n in 3..=4 {
             stage(&mut *donor, new_mail(n, &format!("guid-{n}")), &text(n));
         }
-        donor.commit().expect("committed");
+        donor.commit(dsync::mail::Uid::LAST).expect("committed");
         let from: PathBuf = place(&other.root(), "INBOX").mailbox;
         for n in 3..=4 {
             std::fs::copy(from.join(format!("u.{n}")), dir.join(format!("u.{n}"))).expect("copied");
@@ -316,7 +316,7 @@ fn a_crashed_save_is_adopted() {
     stage(&mut *mailbox, new_mail(3, "guid-3"), &text(3));
     stage(&mut *mailbox, new_mail(4, "new-4"), &text(40));
     stage(&mut *mailbox, new_mail(5, "new-5"), &text(50));
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [3, 6, 5]);
     let seen = inbox(&lab);
     let guids: Vec<_> = seen.mails.iter().map(|m| (m.uid, m.guid.as_str())).collect();
@@ -335,7 +335,7 @@ fn an_emptied_mailbox_is_marked_and_a_renamed_one_stamped() {
     create(&lab, "Old", GUID, 5);
     let mut mailbox = open(&lab.root(), "Old", &Settings::default());
     stage(&mut *mailbox, new_mail(1, "one"), &text(1));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     let mut format = Sdbox::new(Settings::default());
     let old = place(&lab.root(), "Old");
     format.renamed(&old).expect("stamped");
@@ -384,7 +384,7 @@ fn many_mails_at_once() {
         let mail = NewMail { keywords: keywords(&[["a", "b", "c"][n as usize % 3]]), ..new_mail(n, &format!("guid-{n}")) };
         stage(&mut *mailbox, mail, &text(n));
     }
-    let saved = mailbox.commit().expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     assert!(saved.iter().all(|s| s.wanted == s.got) && saved.len() == 4000);
     let dir = place(&lab.root(), "INBOX").mailbox;
     assert!(dir.join("dovecot.index").exists(), "the log is long enough for a snapshot");
@@ -418,7 +418,7 @@ fn saving_while_dovecot_saves() {
             let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
             stage(&mut *mailbox, new_mail(n, &format!("ours-{n}")), &text(100 + n));
             stage(&mut *mailbox, new_mail(n + 1, &format!("more-{n}")), &text(200 + n));
-            mailbox.commit().expect("committed");
+            mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
             mailbox.refresh().expect("refreshed");
             let all: Vec<_> = mailbox.mails().iter().map(|m| m.uid).collect();
             let kind = || EditKind::Flags {

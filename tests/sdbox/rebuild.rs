@@ -24,7 +24,7 @@ fn six(lab: &Lab) {
     for i in 1..=6 {
         stage(&mut *mailbox, NewMail { flags: Flags::SEEN, ..new_mail(i, &format!("guid-{i}")) }, &text(i));
     }
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
 }
 
 fn mail(n: u32, guid: u32) -> NewMail {
@@ -123,7 +123,7 @@ fn by_exchange_of_directories() {
     assert!(place.mailbox.join(".dovecot-box-sync.lock").exists(), "other runs are still kept away");
     // It goes on as an ordinary mailbox.
     stage(&mut *mailbox, mail(9, 9), &text(9));
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     drop(mailbox);
     assert!(!place.mailbox.join(".dovecot-box-sync.lock").exists());
     lab.save("INBOX", text(10).as_bytes());
@@ -229,7 +229,7 @@ fn an_old_uid_may_come_again_and_copies_stay_links() {
     six(&lab);
     let mut mailbox = open(&lab.root(), "INBOX", &Settings::default());
     mailbox.stage_copy(mail(7, 6), uid(6), Original::Keep).expect("staged");
-    mailbox.commit().expect("committed");
+    mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
     mailbox.refresh().expect("refreshed");
     let entry = |n, old: u32, guid| RebuildMail { mail: mail(n, guid), from: RebuildFrom::Present(uid(old)) };
     let plan = Rebuild {
@@ -268,7 +268,7 @@ fn with_every_kind_of_lock() {
         let seen = lab.dump().remove("INBOX").expect("INBOX");
         assert_as_planned(&seen, NEW);
         stage(&mut *mailbox, mail(9, 9), &text(9));
-        mailbox.commit().expect("committed");
+        mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
         lab.save("INBOX", text(10).as_bytes());
         drop(mailbox);
         let left = std::fs::read_dir(place(&lab.root(), "INBOX").mailbox).expect("there");

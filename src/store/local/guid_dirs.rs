@@ -139,8 +139,8 @@ impl Mailbox for InGuidDirectory {
         self.inner.stage_copy(mail, from, original)
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
-        self.inner.commit()
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+        self.inner.commit(seen)
     }
 
     fn edit(&mut self, edits: &[Edit]) -> Result<()> {

@@ -136,7 +136,7 @@ fn is_value(value: &[u8]) -> bool {
 
 impl MaildirMailbox {
     /// Makes the staged mails visible. Returns them in the order of staging.
-    pub(super) fn commit_staged(&mut self) -> Result<Vec<Saved>> {
+    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Vec<Saved>> {
         let mut staged = std::mem::take(&mut self.staged);
         if staged.is_empty() {
             return Ok(Vec::new());
@@ -144,7 +144,7 @@ impl MaildirMailbox {
         self.stage.sync(staged.iter_mut().filter_map(|s| if let Source::Text(t) = &mut s.source { Some(t) } else { None }))?;
         let mut lock = self.core.lock_for_change()?;
         self.core.read_up_to_date(&mut lock)?;
-        let done = self.save(&mut staged, &lock);
+        let done = self.save(&mut staged, seen, &lock);
         if done.is_err() {
             // What was written and what was not is found by looking.
             self.core.uidlist.forget();
@@ -154,7 +154,7 @@ impl MaildirMailbox {
         done
     }
 
-    fn save(&mut self, staged: &mut [Staged], lock: &UidlistLock) -> Result<Vec<Saved>> {
+    fn save(&mut self, staged: &mut [Staged], seen: Uid, lock: &UidlistLock) -> Result<Vec<Saved>> {
         let moved: HashSet<u32> =
             staged.iter().filter_map(|s| if let Source::Present(uid) = s.source { Some(uid.get()) } else { None }).collect();
         let stamp = self.core.uidlist.known_stamp();
@@ -166,7 +166,7 @@ impl MaildirMailbox {
 
         // Decided for all of them before anything is written.
         let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
-        let next = Uid::new(taken.list.next_uid()).and_then(|next| assign_uids(next, &wanted));
+        let next = Uid::new(taken.list.next_uid()).and_then(|next| assign_uids(seen, next, &wanted));
         let got = next.ok_or_else(|| no_uids(&self.core.place.mailbox))?;
         let before = self.core.table.clone();
         let mut placed = Vec::with_capacity(staged.len());

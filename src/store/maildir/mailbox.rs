@@ -309,8 +309,8 @@ impl Mailbox for MaildirMailbox {
         }
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
-        self.commit_staged()
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+        self.commit_staged(seen)
     }
 
     fn edit(&mut self, edits: &[Edit]) -> Result<()> {

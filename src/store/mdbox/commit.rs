@@ -140,14 +140,14 @@ pub(super) type NewPlace = (MapRecord, u16);
 
 /// Chooses UIDs and map uids, and orders the mails by UID.
 fn arrivals<'s>(
-    state: &State,
+    (seen, state): (Uid, &State),
     staged: &'s [Staged],
     published: &Published,
     first_map_uid: u32,
 ) -> Result<(Vec<Arrival<'s>>, Vec<NewPlace>)> {
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let full = || Error::new(Class::Limit, "the mailbox has no UIDs left");
-    let uids = index::assign_uids(state.next_uid(), &wanted).ok_or_else(full)?;
+    let uids = index::assign_uids(seen, state.next_uid(), &wanted).ok_or_else(full)?;
     let mut order: Vec<usize> = (0..staged.len()).collect();
     order.sort_unstable_by_key(|&i| uids[i]);
 
@@ -211,7 +211,7 @@ fn refuse_lost_references(map: &LockedMap<'_>, staged: &[Staged]) -> Result<()> 
 
 impl MdboxMailbox {
     /// H1 to H9.
-    pub(super) fn commit_staged(&mut self) -> Result<Vec<Saved>> {
+    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Vec<Saved>> {
         let mut staging = std::mem::take(&mut self.staging);
         if staging.mails.is_empty() {
             return Ok(Vec::new());
@@ -232,7 +232,7 @@ impl MdboxMailbox {
         let mut locked = self.index.lock()?;
         check_writable(locked.state(), opened, &map, &self.place)?;
 
-        let (arrivals, places) = arrivals(locked.state(), &staging.mails, &published, map.next_uid())?;
+        let (arrivals, places) = arrivals((seen, locked.state()), &staging.mails, &published, map.next_uid())?;
         let mut made: RefChanges = sums(&arrivals).rising().into_iter().filter(|(uid, _)| *uid < map.next_uid()).collect();
         if !places.is_empty() || !made.is_empty() {
             let first = map.add(&places, &made)?;

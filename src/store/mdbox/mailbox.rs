@@ -257,8 +257,8 @@ impl Mailbox for MdboxMailbox {
         self.stage_instance(mail, from, original)
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
-        self.commit_staged()
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+        self.commit_staged(seen)
     }
 
     fn edit(&mut self, edits: &[Edit]) -> Result<()> {

@@ -37,14 +37,14 @@ struct Published {
     in_alt: bool,
 }
 
-pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
+pub(super) fn commit(mailbox: &mut SdboxMailbox, seen: Uid) -> Result<Vec<Saved>> {
     mailbox.stage.sync()?;
     let mut staged = mailbox.stage.take();
     if staged.is_empty() {
         return Ok(Vec::new());
     }
     let mut published = BTreeMap::new();
-    let done = publish_and_log(mailbox, &mut staged, &mut published);
+    let done = publish_and_log(mailbox, seen, &mut staged, &mut published);
     if done.is_err() {
         take_back(mailbox, &mut staged, &published);
     }
@@ -59,14 +59,19 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox) -> Result<Vec<Saved>> {
     Ok(saved.into_iter().flatten().collect())
 }
 
-fn publish_and_log(mailbox: &mut SdboxMailbox, staged: &mut [Staged], published: &mut BTreeMap<Uid, Published>) -> Result<()> {
+fn publish_and_log(
+    mailbox: &mut SdboxMailbox,
+    seen: Uid,
+    staged: &mut [Staged],
+    published: &mut BTreeMap<Uid, Published>,
+) -> Result<()> {
     let SdboxMailbox { index, files, place, settings, view, .. } = mailbox;
     let identity = view.status.identity;
     let mut locked = index.lock()?;
     check_writable(locked.state(), identity, place)?;
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
-    let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
+    let uids = assign_uids(seen, locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
 
     // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
     for staged in staged.iter_mut().filter(|s| s.replaces.as_ref().is_some_and(|r| !locked.state().keeps(r.uid))) {

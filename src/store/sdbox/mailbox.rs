@@ -276,8 +276,8 @@ impl Mailbox for SdboxMailbox {
         self.stage.add_copy(&self.files, &self.place.modes, mail, &source)
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
-        super::commit::commit(self)
+    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+        super::commit::commit(self, seen)
     }
 
     fn edit(&mut self, edits: &[Edit]) -> Result<()> {

@@ -394,7 +394,7 @@ impl Round<'_> {
         } else {
             Vec::new()
         };
-        let mut import = Import { rebuild: outcome.rebuild, ..Import::default() };
+        let mut import = Import { rebuild: outcome.rebuild, ..Import::new(own.status.identity.uid_next) };
         if receives {
             let identity = self.mailbox.status().identity;
             let rebuild = outcome.rebuild;

@@ -328,7 +328,7 @@ impl Mailbox for Opened {
         Err(no_mails().into())
     }
 
-    fn commit(&mut self) -> Result<Vec<Saved>> {
+    fn commit(&mut self, _: Uid) -> Result<Vec<Saved>> {
         Ok(Vec::new())
     }
 

@@ -116,7 +116,7 @@ impl Mailbox for FakeMailbox {
     fn changes(&mut self, _: Since) -> Result<Changes> { Ok(Changes::default()) }
     fn stage(&mut self, _: NewMail, _: Body) -> std::result::Result<(), SaveError> { unreachable!("not asked for") }
     fn stage_copy(&mut self, _: NewMail, _: Uid, _: Original) -> std::result::Result<(), SaveError> { unreachable!("not asked for") }
-    fn commit(&mut self) -> Result<Vec<Saved>> { Ok(Vec::new()) }
+    fn commit(&mut self, _: Uid) -> Result<Vec<Saved>> { Ok(Vec::new()) }
     fn edit(&mut self, _: &[Edit]) -> Result<()> { Ok(()) }
     fn raise(&mut self, _: &Floors) -> Result<()> { Ok(()) }
     fn rebuild(&mut self, _: Rebuild) -> Result<()> { Ok(()) }

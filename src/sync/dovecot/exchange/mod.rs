@@ -257,7 +257,7 @@ impl<'a> Exchange<'a> {
             requests: Vec::new(),
             pending: BTreeSet::new(),
             staged_top: None,
-            import: Import::default(),
+            import: Import::new(status.identity.uid_next),
             guid_uids: None,
             asked_by_uid: HashSet::new(),
             own_state: None,

@@ -328,7 +328,7 @@ impl Exchange<'_> {
             let uid = self.peer_uid(m).unwrap_or(m.uid);
             let guid = guid.as_deref().and_then(MailGuid::new).unwrap_or_else(MailGuid::generate);
             let text = MailText { uid, guid, facts: facts.clone(), body: spooled.body() };
-            let mut import = std::mem::take(&mut self.import);
+            let mut import = self.import.take();
             result = self.carry().stage(text, m, &mut import);
             self.import = import;
             if result.is_err() {
@@ -339,7 +339,7 @@ impl Exchange<'_> {
         // Only what stands below everything that is still to come can become visible.
         let ready = self.import.staged >= BATCH && self.pending.first().is_none_or(|next| self.staged_top < Some(*next));
         if result.is_ok() && ready && !outcome.rebuild {
-            let mut import = std::mem::take(&mut self.import);
+            let mut import = self.import.take();
             result = self.carry().commit(&mut import);
             self.import = import;
         }
@@ -356,7 +356,7 @@ impl Exchange<'_> {
             self.outcome = Some(outcome);
             return Err(mail::Error::new(Class::Temporary, text).into());
         }
-        let mut import = std::mem::take(&mut self.import);
+        let mut import = self.import.take();
         let result = self.carry_out(&outcome, &theirs, &mut import);
         self.import = import;
         result
