@@ -40,7 +40,10 @@ pub(super) fn held_back(
 ) -> Vec<(Uid, Uid)> {
     let failed = |m: &&Merged| !m.copied || unreadable.contains(&m.uid);
     let two_way = mode == Mode::TwoWay;
-    let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed).map(|m| m.uid);
+    // A source keeps its own UID, whatever was meant for the other side.
+    let source_uid = |m: &Merged| if two_way { None } else { m.master.or(m.slave) };
+    let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed);
+    let of_mails = of_mails.flat_map(|m| [Some(m.uid), source_uid(m)]).flatten();
     // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
     let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
     let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);

@@ -547,4 +547,16 @@ fn histories_that_once_lost_or_doubled_mails() {
     let reverse = Mode::OneWay(Source::Slave);
     let damaged = Event::Damage(false, 0);
     live_through(&[mails(1, 1), run(reverse), since(Mode::TwoWay, 3, None), damaged, run(Mode::TwoWay)]);
+    let both = || vec![Op::Append { flags: 0 }];
+    let expunged = Op::Expunge { mail: 1, with_guid: false };
+    live_through(&[
+        mails(1, 1),
+        Event::Damage(true, 0),
+        run(one_way),
+        Event::Damage(false, 0),
+        mails(0, 4),
+        Event::Users([both(), vec![expunged]].concat(), [both(), both()].concat()),
+        run(reverse),
+        mails(0, 2),
+    ]);
 }

@@ -148,10 +148,12 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                 Missing::IfLogged => recorded,
                 Missing::IfProved => {
                     let guid = here.item(uid).and_then(|i| i.guid);
-                    // Under another UID it is the same mail, which got a new one; but not if that one has its partner.
+                    // Under another UID it is the same mail, which got a new one; but not if that one has its partner, nor if the
+                    // log tells that a user expunged it: then that one is a copy.
                     let elsewhere = || {
                         let known = if which.is_master() { &slave_guids } else { &master_guids };
-                        known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
+                        let by_user = recorded && !there.renumbered.iter().any(|r| r.from == uid);
+                        !by_user && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
                     };
                     (here.is_synced(uid) || recorded && there.is_synced(uid)) && !elsewhere()
                 }
