@@ -248,7 +248,7 @@ fn judge_end(run: &Run, kind: &str) {
             assert!(matches!(run.code, None | Some(0)), "{run:?}");
             return;
         }
-        "ENOSPC" => 73,
+        "ENOSPC" | "EDQUOT" => 73,
         "EACCES" => 77,
         _ => 75,
     };
@@ -272,7 +272,7 @@ fn matrix(work: Work, from: &str, to: &str, kinds: &[&str], spread: Option<usize
     let op = |n: usize| names[n - 1].split(' ').nth(1).unwrap_or_default();
     cases.retain(|&(n, kind)| match kind {
         "short" => op(n) == "write",
-        "ENOSPC" => !["unlink", "rmdir", "truncate", "fsync"].contains(&op(n)),
+        "ENOSPC" | "EDQUOT" => !["unlink", "rmdir", "truncate", "fsync"].contains(&op(n)),
         _ => true,
     });
     if let Some(spread) = spread {
@@ -299,7 +299,7 @@ fn matrix(work: Work, from: &str, to: &str, kinds: &[&str], spread: Option<usize
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-const KINDS: [&str; 5] = ["kill", "short", "ENOSPC", "EIO", "EACCES"];
+const KINDS: [&str; 6] = ["kill", "short", "ENOSPC", "EDQUOT", "EIO", "EACCES"];
 
 macro_rules! combinations {
     ($($name:ident, $all:ident: $work:ident $from:literal $to:literal;)*) => { $(
