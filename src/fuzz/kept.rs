@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::join;
 use super::{DOORS, door};
+use crate::sync::{Mode, Source};
 
 /// `tests/fuzz/kept/TARGET/`: minimized inputs that made a parser panic, hang, or eat memory.
 #[test]
@@ -89,6 +90,34 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|t| t.as_bytes().to_vec()).collect()
 }
 
+/// Recorded streams of Dovecots, those that are not long.
+fn captured(wanted: impl Fn(&str) -> bool) -> Vec<Vec<u8>> {
+    let packed = include_bytes!("../../tests/fixtures/wire/captures.zst");
+    let mut rest = &zstd::decode_all(&packed[..]).expect("our own file")[..];
+    let mut out = Vec::new();
+    while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+        let line = std::str::from_utf8(&rest[..end]).expect("a name and a size");
+        let (name, size) = line.split_once(' ').expect("a name and a size");
+        let (file, next) = rest[end + 1..].split_at(size.parse().expect("a size"));
+        if name.ends_with(".bin") && file.len() <= 16 << 10 && wanted(name) {
+            out.push(file.to_vec());
+        }
+        rest = next;
+    }
+    out
+}
+
+/// The number of a mode, and both directions.
+fn own_sessions() -> Vec<(u8, Vec<u8>, Vec<u8>)> {
+    let (m, s) = (Source::Master, Source::Slave);
+    let modes = [Mode::TwoWay, Mode::OneWay(m), Mode::OneWay(s), Mode::Backup(m), Mode::Backup(s)];
+    let session = |(n, mode)| {
+        let (up, down) = crate::sync::dovecot::fuzz::own_session(mode).expect("pipes");
+        (n, up, down)
+    };
+    [0, 2, 3, 4, 5].into_iter().zip(modes).map(session).collect()
+}
+
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
         "snapshot" => named(&["dovecot.index", "dovecot.map.index", "dovecot.list.index"]),
@@ -137,6 +166,18 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         ]),
         "state" => texts(&["RFNUAAAAAAA=", "AAAAAA==", "a record of forty-four bytes is needed here.."]),
         "names" => texts(&["aA/B", "b&AOQ-rger/x", "c.A.B", "dA%2fB", "eINBOX/Sub", "\u{73}Pre/A\\2eB"]),
+        "items" => captured(|_| true),
+        "server" => {
+            let mut all = captured(|name| name.ends_with("client-to-server.bin"));
+            all.extend(own_sessions().into_iter().map(|s| s.1));
+            all
+        }
+        "client" => {
+            let said = captured(|name| name.ends_with("server-to-client.bin"));
+            let dovecots = said.iter().enumerate().map(|(n, said)| [&[n as u8 % 6], &said[..]].concat());
+            dovecots.chain(own_sessions().into_iter().map(|s| [&[s.0], &s.2[..]].concat())).collect()
+        }
+        "header" => texts(&["Date Message-ID\nDate: x\n y\r\nSubject: z\nMessage-ID: <\u{fc}>\n\nbody\n"]),
         "gz" | "bz2" | "xz" | "lz4" | "zstd" => crate::store::decode::tests::compressed(target),
         _ => Vec::new(),
     }

@@ -25,7 +25,7 @@ pub(crate) use disk::Scratch;
 pub type Door = fn(&[u8]);
 
 /// All doors with the names of their targets.
-pub const DOORS: [(&str, Door); 21] = [
+pub const DOORS: [(&str, Door); 25] = [
     ("snapshot", crate::index::fuzz::snapshot),
     ("log", crate::index::fuzz::log),
     ("records", crate::index::fuzz::records),
@@ -47,6 +47,10 @@ pub const DOORS: [(&str, Door); 21] = [
     ("location", location),
     ("state", state),
     ("names", names),
+    ("items", crate::sync::dovecot::fuzz::items),
+    ("server", crate::sync::dovecot::fuzz::server),
+    ("client", crate::sync::dovecot::fuzz::client),
+    ("header", crate::sync::dovecot::fuzz::header),
 ];
 
 /// The door of a target.

@@ -11,7 +11,7 @@ mod facts;
 mod flow;
 pub mod merge;
 mod message;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod model;
 mod native;
 mod options;

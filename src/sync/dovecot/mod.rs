@@ -6,6 +6,8 @@
 
 mod decide;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handshake;
 mod names;
 mod session;

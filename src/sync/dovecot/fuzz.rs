@@ -1,0 +1,156 @@
+//! Doors for the fuzz targets: what another machine may send.
+
+use std::io::{Cursor, Read, Write, sink};
+use std::time::Duration;
+
+use super::{Place, Settings, master, serve, view};
+use crate::mail::{self, MailGuid, MailboxGuid, MailboxName, Store, Timestamp, UidValidity};
+use crate::mail::{Flags, Keywords, ModSeq};
+use crate::os::stop::Stop;
+use crate::sync::model::{ModelBox, ModelMail, ModelStore};
+use crate::sync::{Mode, Options, Source};
+use crate::wire::{Decoder, Ends, Event, Stuffer};
+
+struct Account(ModelStore);
+
+impl Place for Account {
+    fn open(&mut self, _: &mut Options) -> mail::Result<Box<dyn Store>> {
+        Ok(Box::new(self.0.clone()))
+    }
+
+    fn lock_user(&mut self, _: Duration) -> mail::Result<Box<dyn Send>> {
+        Ok(Box::new(()))
+    }
+}
+
+/// INBOX with three mails.
+fn account() -> Account {
+    let store = ModelStore::default();
+    let guid = MailboxGuid::new([1; 16]).expect("not zero");
+    let mut inbox = ModelBox::new(guid, UidValidity::new(7).expect("not zero"));
+    for n in 1..=3u32 {
+        let mail = ModelMail {
+            guid: MailGuid::new(format!("mail-{n}")).expect("not empty"),
+            flags: Flags::NONE,
+            keywords: Keywords::NONE,
+            modseq: ModSeq(0),
+            text: format!("Message-ID: <{n}>\n\nhello\n").into_bytes(),
+            received: Timestamp(n),
+            unreadable: false,
+        };
+        inbox.append(None, mail);
+    }
+    store.world().boxes.insert(MailboxName::inbox(), inbox);
+    Account(store)
+}
+
+fn settings() -> Settings {
+    Settings { timeout: Some(Duration::from_secs(5)), ..Settings::default() }
+}
+
+/// Everything that a master says, to our server.
+pub fn server(bytes: &[u8]) {
+    let ends = Ends { read: Box::new(Cursor::new(bytes.to_vec())), write: Box::new(sink()), name: "fuzz".into() };
+    serve(&settings(), &mut account(), ends, &Stop::new());
+}
+
+/// Everything that a server says, to our master. The first octet chooses the mode.
+pub fn client(bytes: &[u8]) {
+    let Some((mode, said)) = bytes.split_first() else { return };
+    let sources = [Source::Master, Source::Slave];
+    let source = sources[usize::from(*mode & 1)];
+    let mode = [Mode::TwoWay, Mode::OneWay(source), Mode::Backup(source)][usize::from(*mode >> 1) % 3];
+    let ends = Ends { read: Box::new(Cursor::new(said.to_vec())), write: Box::new(sink()), name: "fuzz".into() };
+    let options = Options { mode, ..Options::default() };
+    let before = account();
+    let mut own = account();
+    master(&options, &settings(), &mut own, ends, &Stop::new());
+    // Whatever the other side says, a source is not touched.
+    if mode.is_source(crate::sync::tree::Side::Master) {
+        let mails = |a: &Account| a.0.world().boxes.values().map(|b| b.mails.clone()).collect::<Vec<_>>();
+        assert_eq!(mails(&before), mails(&own));
+    }
+}
+
+/// The items alone: what was read is written so that it is read again as the same.
+pub fn items(bytes: &[u8]) {
+    let mut decoder = Decoder::default();
+    let mut items = Vec::new();
+    for part in bytes.chunks(61) {
+        decoder.feed(part);
+        while let Ok(Some(event)) = decoder.next_event() {
+            match event {
+                Event::Item(item) => items.push((item, Vec::new())),
+                Event::Data(data) => items.last_mut().expect("a stream belongs to an item").1.extend(data),
+                Event::Headers | Event::DataEnd => {}
+            }
+        }
+    }
+    if !decoder.is_between_items() {
+        items.pop();
+    }
+    let headers = decoder.headers().clone();
+    let mut out = headers.encode();
+    for (item, data) in &items {
+        item.write(&mut out, &headers);
+        if item.has_stream() {
+            let mut stuffer = Stuffer::default();
+            stuffer.add(data, &mut out);
+            stuffer.end(&mut out);
+        }
+    }
+    let mut again = Decoder::default();
+    again.feed(&out);
+    let mut read = items.iter();
+    while let Some(event) = again.next_event().expect("our own octets") {
+        if let Event::Item(item) = event {
+            assert_eq!(Some(&item), read.next().map(|(item, _)| item));
+        }
+    }
+    assert!(read.next().is_none());
+}
+
+/// A mail's header. The names to take are in the first line.
+pub fn header(bytes: &[u8]) {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let names: Vec<String> = String::from_utf8_lossy(&bytes[..end]).split(' ').map(str::to_owned).collect();
+    for filtered in [false, true] {
+        let text: Box<dyn Read + Send> = Box::new(Cursor::new(bytes[end..].to_vec()));
+        assert_eq!(view::header_hash(text, &names, filtered).expect("it can be read").len(), 32);
+    }
+}
+
+/// A way that remembers what went over it.
+struct Tee<W>(W, std::sync::mpsc::Sender<Vec<u8>>);
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        let n = self.0.write(data)?;
+        let _ = self.1.send(data[..n].to_vec());
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// What a master and a server of our own kind say to each other, in this mode: seeds.
+///
+/// # Errors
+/// No pipes.
+pub fn own_session(mode: Mode) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let ((up_read, up), (down_read, down)) = (std::io::pipe()?, std::io::pipe()?);
+    let ((up_tee, up_said), (down_tee, down_said)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let served = std::thread::spawn(move || {
+        let write = Box::new(Tee(down, down_tee));
+        let ends = Ends { read: Box::new(up_read), write, name: "seeds".into() };
+        let mut empty = account();
+        empty.0.world().boxes.clear();
+        serve(&settings(), &mut empty, ends, &Stop::new());
+    });
+    let ends = Ends { read: Box::new(down_read), write: Box::new(Tee(up, up_tee)), name: "seeds".into() };
+    master(&Options { mode, ..Options::default() }, &settings(), &mut account(), ends, &Stop::new());
+    drop(served.join());
+    Ok((up_said.iter().flatten().collect(), down_said.iter().flatten().collect()))
+}
