@@ -101,6 +101,16 @@ fn event_beside_users() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Copies of mails at work everywhere, and logs that tell.
+fn event_with_copies() -> impl Strategy<Value = Event> {
+    let arrives = prop::option::of((any::<bool>(), 0u32..8));
+    let run = arrives.prop_map(|arrives| Event::Run { mode: Mode::TwoWay, full: true, since: None, room: None, arrives });
+    prop_oneof![
+        2 => (ops(), ops()).prop_map(|(a, b)| Event::Users(named(a), named(b))),
+        2 => run,
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0u8..32).prop_map(|flags| Op::Append { flags }),
@@ -437,6 +447,18 @@ proptest! {
     #[test]
     fn what_arrives_during_a_run_stays(events in prop::collection::vec(event_beside_users(), 1..10)) {
         live_through(&events);
+    }
+
+    #[test]
+    fn what_arrives_among_copies_stays(same in any::<bool>(), events in prop::collection::vec(event_with_copies(), 1..10)) {
+        let mut pair = Pair::new(same);
+        for event in &events {
+            pair.event(event);
+        }
+        pair.sync(&options(Mode::TwoWay, Algorithm::Full));
+        prop_assert_eq!(seen(&pair.a), seen(&pair.b));
+        let must: BTreeSet<_> = pair.all.difference(&pair.removed).cloned().collect();
+        prop_assert!(texts(&pair.a).is_superset(&must), "lost {:?}", must.difference(&texts(&pair.a)).collect::<Vec<_>>());
     }
 }
 
