@@ -1,13 +1,17 @@
 //! Opening scratch storages through the contracts.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use dsync::mail::{Body, Flags, Keyword, Keywords, MailGuid, Mailbox, MailboxName, ModSeq, NewMail, Timestamp, Uid};
+use dsync::mail::{Mailbox, MailboxName};
 use dsync::os::fs::Modes;
 use dsync::store::Settings;
 use dsync::store::format::{Format, Place};
 use dsync::store::mdbox::{Location, Mdbox};
+
+pub use self::mails::{flag_names, keywords, new_mail, read, uid};
+
+#[path = "../shared/mails.rs"]
+mod mails;
 
 /// A storage at its default layout.
 pub fn location(root: &Path, alt: Option<&Path>) -> Location {
@@ -59,55 +63,4 @@ pub fn begin(root: &Path, settings: &Settings) -> dsync::mail::Result<Mdbox> {
 
 pub fn open(format: &mut Mdbox, root: &Path, name: &str) -> Box<dyn Mailbox> {
     format.open(&place(root, name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-}
-
-pub fn uid(n: u32) -> Uid {
-    Uid::new(n).expect("not 0")
-}
-
-pub fn read(mut body: Body) -> Vec<u8> {
-    let mut out = Vec::new();
-    body.reader.read_to_end(&mut out).expect("the text");
-    if let Some(size) = body.size {
-        assert_eq!(size, out.len() as u64);
-    }
-    out
-}
-
-/// A mail to be saved, with nothing special about it.
-pub fn new_mail(n: u32, guid: &str) -> NewMail {
-    NewMail {
-        uid: uid(n),
-        guid: MailGuid::new(guid).expect("not empty"),
-        flags: Flags::default(),
-        keywords: Keywords::default(),
-        modseq: ModSeq(1),
-        received: Timestamp(1_600_000_000 + n),
-        saved: Timestamp(1_650_000_000 + n),
-        pop3_uidl: None,
-        pop3_order: 0,
-        in_alt: false,
-    }
-}
-
-pub fn keywords(names: &[&str]) -> Keywords {
-    names.iter().map(|n| Keyword::new(n)).collect()
-}
-
-/// Flags and keywords as Dovecot prints them, sorted.
-pub fn flag_names(mail: &dsync::mail::Mail) -> Vec<String> {
-    let mut out: Vec<String> = [
-        (Flags::ANSWERED, "\\Answered"),
-        (Flags::FLAGGED, "\\Flagged"),
-        (Flags::DELETED, "\\Deleted"),
-        (Flags::SEEN, "\\Seen"),
-        (Flags::DRAFT, "\\Draft"),
-    ]
-    .into_iter()
-    .filter(|(f, _)| mail.flags.contains(*f))
-    .map(|(_, n)| n.to_owned())
-    .chain(mail.keywords.iter().map(|k| k.as_str().to_owned()))
-    .collect();
-    out.sort();
-    out
 }

@@ -5,6 +5,12 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use self::imap::Imap;
+
+#[path = "../shared/imap.rs"]
+#[allow(dead_code, reason = "no target uses all")]
+mod imap;
+
 /// The mail user of the lab.
 const UID: u32 = 1000;
 
@@ -88,13 +94,24 @@ impl Lab {
         other
     }
 
+    fn settings(&self, c: &mut Command) {
+        c.arg("-c").arg(self.path().join("dovecot.conf"));
+        c.env("USER", "u1").env("HOME", self.path().join("home")).current_dir("/");
+    }
+
+    pub fn imap(&self) -> Imap {
+        let mut command = Command::new("/usr/lib/dovecot/imap");
+        self.settings(&mut command);
+        Imap::start(&mut command)
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         let mut c = Command::new("doveadm");
-        c.arg("-c").arg(self.path().join("dovecot.conf"));
+        self.settings(&mut c);
         for e in &self.extra {
             c.arg("-o").arg(e);
         }
-        c.args(args).env("USER", "u1").env("HOME", self.path().join("home")).current_dir("/");
+        c.args(args);
         c
     }
 
@@ -240,65 +257,4 @@ pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// The fixtures of this room.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/mdbox").join(name)
-}
-
-/// An IMAP session of the lab's user.
-pub struct Imap {
-    child: std::process::Child,
-    lines: std::io::BufReader<std::process::ChildStdout>,
-    count: u32,
-}
-
-impl Imap {
-    pub fn new(lab: &Lab) -> Self {
-        use std::io::BufRead;
-        let mut child = Command::new("/usr/lib/dovecot/imap")
-            .arg("-c")
-            .arg(lab.path().join("dovecot.conf"))
-            .env("USER", "u1")
-            .env("HOME", lab.path().join("home"))
-            .current_dir("/")
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .expect("imap runs");
-        let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped"));
-        lines.read_line(&mut String::new()).expect("a greeting");
-        Self { child, lines, count: 0 }
-    }
-
-    /// Runs a command; its answer may be anything, and the session may end.
-    pub fn any(&mut self, command: &str) -> String {
-        use std::io::{BufRead, Write};
-        self.count += 1;
-        let tag = format!("t{} ", self.count);
-        let mut all = String::new();
-        if self.child.stdin.as_mut().expect("piped").write_all(format!("{tag}{command}\r\n").as_bytes()).is_err() {
-            return all;
-        }
-        loop {
-            let mut line = String::new();
-            if self.lines.read_line(&mut line).unwrap_or(0) == 0 {
-                return all;
-            }
-            all.push_str(&line);
-            if line.starts_with(&tag) {
-                return all;
-            }
-        }
-    }
-
-    pub fn ok(&mut self, command: &str) -> String {
-        let answer = self.any(command);
-        assert!(answer.lines().last().is_some_and(|l| l.contains(" OK ")), "{command}: {answer}");
-        answer
-    }
-}
-
-impl Drop for Imap {
-    fn drop(&mut self) {
-        self.any("LOGOUT");
-        let _ = self.child.wait();
-    }
 }

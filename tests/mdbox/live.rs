@@ -366,7 +366,7 @@ fn an_open_session_survives_a_rebuild() {
         return;
     }
     let lab = dovecots();
-    let mut session = crate::lab::Imap::new(&lab);
+    let mut session = lab.imap();
     session.ok("SELECT INBOX");
     let (_format, mut inbox) = judge::open(&lab, "INBOX");
     let (guid, facts) = (inbox.guid(uid(2)).expect("known"), inbox.facts(uid(2)).expect("known"));

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::lab::{Dump, Imap, Lab, Ran, Side, assert_equal, assert_idle, have_dovecot, is_ok, mail};
+use crate::lab::{Dump, Imap, Lab, Ran, Side, assert_equal, assert_idle, have_dovecot, mail};
 
 /// What was done to all mails by anybody.
 #[derive(Default)]
@@ -70,7 +70,7 @@ fn session(side: &Side, book: &Book, seed: u64) {
     let mut imap = side.imap();
     while book.goes_on() {
         let name = BOXES[dice.below(BOXES.len())];
-        if !is_ok(&imap.any(&format!("SELECT {name}"))) {
+        if !Imap::is_ok(&imap.any(&format!("SELECT {name}"))) {
             drop(std::mem::replace(&mut imap, side.imap()));
             continue;
         }
@@ -82,7 +82,7 @@ fn session(side: &Side, book: &Book, seed: u64) {
                 (0..4, _) | (_, None) => {
                     let n = book.new_mail();
                     let flags = ["()", "(\\Seen)", "(kw1 kw2)", "(\\Flagged)"][dice.below(4)];
-                    if is_ok(&imap.append(name, flags, &mail(n))) {
+                    if Imap::is_ok(&imap.append(name, flags, &mail(n))) {
                         book.saved.lock().unwrap().insert(n);
                     }
                 }

@@ -6,6 +6,16 @@ use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+pub use self::imap::Imap;
+pub use self::ran::Ran;
+
+#[path = "../shared/imap.rs"]
+#[allow(dead_code, reason = "no target uses all")]
+mod imap;
+#[path = "../shared/ran.rs"]
+#[allow(dead_code, reason = "no target uses all")]
+mod ran;
+
 /// The mail user of the lab.
 pub const UID: u32 = 1000;
 
@@ -54,40 +64,6 @@ pub struct SeenBox {
 pub struct Dump {
     pub boxes: BTreeMap<String, SeenBox>,
     pub subscriptions: Vec<String>,
-}
-
-/// How a run of ours ended.
-#[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Ran {
-    pub fn of(output: &Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// It did all, and had nothing to say.
-    #[track_caller]
-    pub fn fine(&self) {
-        assert!(self.code == 0 && self.stderr.is_empty(), "{} {}", self.code, self.stderr);
-    }
-
-    /// It ended with this code, and said all of this.
-    #[track_caller]
-    pub fn says(&self, code: i32, parts: &[&str]) {
-        assert_eq!(self.code, code, "{}", self.stderr);
-        for part in parts {
-            assert!(self.stderr.contains(part), "{part:?} is not in\n{}", self.stderr);
-        }
-        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
-    }
 }
 
 /// `false` when there is no Dovecot here; says so on stderr.
@@ -252,7 +228,9 @@ impl Side {
     }
 
     pub fn imap(&self) -> Imap {
-        Imap::new(self)
+        let mut command = Command::new(IMAP);
+        self.settings(&mut command);
+        Imap::start(&mut command)
     }
 
     /// Everything that Dovecot sees.
@@ -413,85 +391,4 @@ pub fn mail(n: u32) -> String {
         "From: sender{n}@example.org\nTo: you@example.org\nMessage-ID: <{n}@example.org>\nSubject: mail {n}\n\
          X-Id: ={n}.\nDate: Fri, 14 Jul 2017 02:40:00 +0000\n\nbody of mail {n}\n{fill}"
     )
-}
-
-/// An IMAP session of a side's user.
-pub struct Imap {
-    child: std::process::Child,
-    lines: std::io::BufReader<std::process::ChildStdout>,
-    count: u32,
-}
-
-impl Imap {
-    fn new(side: &Side) -> Self {
-        use std::io::BufRead;
-        let mut command = Command::new(IMAP);
-        side.settings(&mut command);
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = piped.spawn().expect("imap runs");
-        let mut lines = std::io::BufReader::new(child.stdout.take().expect("piped"));
-        lines.read_line(&mut String::new()).expect("a greeting");
-        Self { child, lines, count: 0 }
-    }
-
-    /// Runs a command; its answer may be anything, and the session may end.
-    pub fn any(&mut self, command: &str) -> String {
-        use std::io::{Read, Write};
-        self.count += 1;
-        let tag = format!("t{} ", self.count);
-        let mut all = String::new();
-        if self.child.stdin.as_mut().expect("piped").write_all(format!("{tag}{command}\r\n").as_bytes()).is_err() {
-            return all;
-        }
-        loop {
-            let mut line = self.line();
-            if line.is_empty() {
-                return all;
-            }
-            // A literal in an answer.
-            if let Some(size) = line.trim_end().strip_suffix('}').and_then(|l| l.rsplit_once('{')?.1.parse().ok()) {
-                let mut literal = vec![0; size];
-                if self.lines.read_exact(&mut literal).is_err() {
-                    return all;
-                }
-                line.push_str(&String::from_utf8_lossy(&literal));
-            }
-            all.push_str(&line);
-            if line.starts_with(&tag) {
-                return all;
-            }
-        }
-    }
-
-    fn line(&mut self) -> String {
-        use std::io::BufRead;
-        let mut line = Vec::new();
-        let _ = self.lines.read_until(b'\n', &mut line);
-        String::from_utf8_lossy(&line).into_owned()
-    }
-
-    #[track_caller]
-    pub fn ok(&mut self, command: &str) -> String {
-        let answer = self.any(command);
-        assert!(is_ok(&answer), "{command}: {answer}");
-        answer
-    }
-
-    /// APPEND, with flags and a date such as `(\Seen kw) "01-Jan-2020 10:00:00 +0000"`.
-    pub fn append(&mut self, mailbox: &str, how: &str, text: &str) -> String {
-        let text = text.replace('\n', "\r\n");
-        self.any(&format!("APPEND \"{mailbox}\" {how} {{{}+}}\r\n{text}", text.len()))
-    }
-}
-
-/// The command succeeded.
-pub fn is_ok(answer: &str) -> bool {
-    answer.lines().last().is_some_and(|l| l.split(' ').nth(1) == Some("OK"))
-}
-
-impl Drop for Imap {
-    fn drop(&mut self) {
-        self.any("LOGOUT");
-        let _ = self.child.wait();
-    }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::company::{Dice, id_of};
-use crate::lab::{Dump, Imap, Lab, Ran, Side, UID, assert_equal, assert_idle, have_dovecot, is_ok, mail};
+use crate::lab::{Dump, Imap, Lab, Ran, Side, UID, assert_equal, assert_idle, have_dovecot, mail};
 
 /// Mails live and move here.
 const BOXES: [&str; 3] = ["INBOX", "Work", "Lists/dev"];
@@ -231,7 +231,7 @@ fn mailboxes(imap: &mut Imap, book: &Book, dice: &mut Dice) {
     match dice.below(4) {
         0 => {
             let name = format!("Keep/k{n}");
-            if is_ok(&imap.any(&format!("CREATE \"{name}\""))) {
+            if Imap::is_ok(&imap.any(&format!("CREATE \"{name}\""))) {
                 book.save("appended", false, |text| {
                     let told = imap.append(&name, "()", text);
                     book.note(&format!("append {:?}", id_of(text)), &name, &told);
@@ -243,10 +243,10 @@ fn mailboxes(imap: &mut Imap, book: &Book, dice: &mut Dice) {
         }
         1 => {
             let name = format!("Gone/g{n}");
-            if is_ok(&imap.any(&format!("CREATE \"{name}\""))) {
+            if Imap::is_ok(&imap.any(&format!("CREATE \"{name}\""))) {
                 book.save("appended", true, |text| answer(&imap.append(&name, "()", text)));
                 std::thread::sleep(Duration::from_millis(700));
-                if is_ok(&imap.any(&format!("DELETE \"{name}\""))) {
+                if Imap::is_ok(&imap.any(&format!("DELETE \"{name}\""))) {
                     book.count("deleted");
                 }
             }
@@ -255,7 +255,7 @@ fn mailboxes(imap: &mut Imap, book: &Book, dice: &mut Dice) {
             let (Some(old), new) = (book.kept(dice), format!("Keep/r{n}")) else { return };
             let told = imap.any(&format!("RENAME \"{old}\" \"{new}\""));
             book.note(&format!("rename to {new}"), &old, &told);
-            if is_ok(&told) {
+            if Imap::is_ok(&told) {
                 book.count("renamed");
                 let mut kept = book.kept.lock().unwrap();
                 kept.retain(|name| *name != old);
