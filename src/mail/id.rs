@@ -50,6 +50,21 @@ impl fmt::Display for Uid {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UidValidity(NonZeroU32);
 
+/// These UIDs, first and last of each range, as ascending ranges with gaps between them.
+#[must_use]
+pub fn union_of_uids(ranges: impl IntoIterator<Item = (Uid, Uid)>) -> Vec<(Uid, Uid)> {
+    let mut all: Vec<(Uid, Uid)> = ranges.into_iter().collect();
+    all.sort_unstable();
+    let mut out: Vec<(Uid, Uid)> = Vec::new();
+    for (first, end) in all {
+        match out.last_mut() {
+            Some((_, last)) if first <= last.next() => *last = end.max(*last),
+            _ => out.push((first, end)),
+        }
+    }
+    out
+}
+
 impl UidValidity {
     /// `None` for 0.
     #[must_use]

@@ -13,11 +13,11 @@ mod store;
 pub use body::{Body, FileRange, Piece, SMALL, zeroes};
 pub use error::{Class, Error, Result};
 pub use flags::{Flags, Keyword, Keywords};
-pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid};
+pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid, union_of_uids};
 pub use name::{MailboxName, NameHash};
 pub use rules::{NameRules, NamespaceRules};
 pub use store::{
-    Attribute, AttributeChange, AttributeKey, Capabilities, Changes, Deletion, DeletionKey, Edit, EditKind, Existence, Facts,
-    Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Original, Rebuild, RebuildFrom, RebuildMail, Renumbered,
+    Attribute, AttributeChange, AttributeKey, Capabilities, Changes, Committed, Deletion, DeletionKey, Edit, EditKind, Existence,
+    Facts, Floors, Identity, LogChange, Mail, Mailbox, NewMail, Node, Original, Rebuild, RebuildFrom, RebuildMail, Renumbered,
     SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree,
 };

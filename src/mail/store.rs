@@ -402,6 +402,15 @@ pub enum Original {
     Expunge,
 }
 
+/// What became of the staged mails.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Those that are there now.
+    pub saved: Vec<Saved>,
+    /// UIDs that others were given since the UIDs of the staged mails were chosen: first and last.
+    pub others: Option<(Uid, Uid)>,
+}
+
 /// What became of a staged mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
@@ -581,13 +590,12 @@ pub trait Mailbox {
     /// Makes all staged mails visible, in UID order, marked as a sync's work in the log. Returns them in staging order, without
     /// those that were to get another UID and have vanished. Does not change the view.
     ///
-    /// `seen` is UIDNEXT as it was when the UIDs were chosen. Where others have been given UIDs since, no staged mail gets the one
-    /// that was meant for it, but all get higher ones: below an equal mail under an equal UID, theirs would look like one that the
-    /// other side has expunged.
+    /// `seen` is UIDNEXT as it was when the UIDs were chosen. UIDs that others were given since are held back (see
+    /// [`Mailbox::hold_back`]) before anything becomes visible.
     ///
     /// # Errors
     /// Nothing became visible, or what did is complete.
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>>;
+    fn commit(&mut self, seen: Uid) -> Result<Committed>;
 
     /// Changes flags and expunges, marked as a sync's work in the log. Mails that are gone, or are not the expected ones, are left out.
     ///
@@ -614,8 +622,8 @@ pub trait Mailbox {
     /// Locks, I/O, a mail vanished meanwhile.
     fn rebuild(&mut self, plan: Rebuild) -> Result<()>;
 
-    /// UIDs below UIDNEXT that this mailbox never had because a sync held their mails back (filters, unreadable mails), as
-    /// ascending ranges with both ends included.
+    /// UIDs that mean nothing to the other side, or to this one: the other side's mail was held back (filters, unreadable mails), or
+    /// others were given them while a sync wrote above. As ascending ranges with both ends included.
     fn held_back(&self) -> Vec<(Uid, Uid)>;
 
     /// Remembers these ranges in place of the present ones; they outlive the session. Writes nothing when they are equal.

@@ -9,8 +9,8 @@ use super::round::{RoundError, RoundReport};
 use super::tree::Side;
 use super::{Mode, Options, Placement};
 use crate::mail::{
-    self, Class, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail, SaveError,
-    Uid,
+    self, Class, Committed, Edit, EditKind, Identity, Mailbox, MailboxName, NewMail, Original, Rebuild, RebuildFrom, RebuildMail,
+    SaveError, Uid, union_of_uids,
 };
 
 type Result<T> = std::result::Result<T, RoundError>;
@@ -36,9 +36,9 @@ pub(super) fn held_back(
     mode: Mode,
     (own, peer): (&Facts, &Facts),
     outcome: &Outcome,
-    unreadable: &HashSet<Uid>,
+    import: &Import<'_>,
 ) -> Vec<(Uid, Uid)> {
-    let failed = |m: &&Merged| !m.copied || unreadable.contains(&m.uid);
+    let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
     let two_way = mode == Mode::TwoWay;
     // A source keeps its own UID, whatever was meant for the other side.
     let source_uid = |m: &Merged| if two_way { None } else { m.master.or(m.slave) };
@@ -48,22 +48,13 @@ pub(super) fn held_back(
     let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
     let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
     let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
-    if uids.is_empty() {
+    if uids.is_empty() && import.others.is_empty() {
         return Vec::new();
     }
     let comes = |m: &Merged| own_uid(side, m).is_some() || !two_way && !failed(&m);
     let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
     uids.retain(|u| !here.contains(u));
-    uids.sort_unstable();
-    uids.dedup();
-    let mut ranges: Vec<(Uid, Uid)> = Vec::new();
-    for uid in uids {
-        match ranges.last_mut() {
-            Some((_, last)) if last.next() == uid => *last = uid,
-            _ => ranges.push((uid, uid)),
-        }
-    }
-    ranges
+    union_of_uids(uids.into_iter().map(|uid| (uid, uid)).chain(import.others.iter().copied()))
 }
 
 /// Remembers these.
@@ -167,12 +158,10 @@ impl Carry<'_> {
         if import.staged == 0 {
             return Ok(());
         }
-        let saved = self.mailbox.commit(import.seen)?;
-        let as_wanted = saved.iter().all(|s| s.wanted == s.got);
-        import.surprised |= saved.len() < import.staged || !as_wanted;
-        if as_wanted {
-            import.seen = saved.iter().map(|s| s.got.next()).fold(import.seen, Uid::max);
-        }
+        let Committed { saved, others } = self.mailbox.commit(import.seen)?;
+        import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
+        import.seen = saved.iter().map(|s| s.got.next()).fold(import.seen, Uid::max);
+        import.others.extend(others);
         let moved = import.moving.len();
         import.moved.extend(import.moving.drain(..));
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -287,8 +276,10 @@ pub(super) enum Step<'a> {
 /// Mails on their way in.
 pub(super) struct Import<'a> {
     pub steps: Vec<Step<'a>>,
-    /// UIDNEXT, as far as it is known why it is what it is. It stands still once others were given UIDs.
+    /// UIDNEXT, as it was last seen.
     pub seen: Uid,
+    /// UIDs that others were given meanwhile: the other side knows nothing of them.
+    pub others: Vec<(Uid, Uid)>,
     /// Staged since the last commit.
     pub staged: usize,
     /// The mailbox will be rebuilt: nothing is committed before.
@@ -312,6 +303,7 @@ impl Import<'_> {
         Self {
             steps: Vec::new(),
             seen,
+            others: Vec::new(),
             staged: 0,
             rebuild: false,
             staged_mails: Vec::new(),

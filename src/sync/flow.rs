@@ -20,6 +20,11 @@ impl<'a> Flow<'a> {
         Self { link, credit: window, received: 0, portion: window / 2 }
     }
 
+    /// See [`Link::together`].
+    pub fn together(&self) -> usize {
+        self.link.together()
+    }
+
     /// Says something that is no mail.
     pub fn send(&mut self, message: Message) -> Result<(), LinkError> {
         self.link.send(message)

@@ -158,6 +158,12 @@ pub trait Link {
     fn window(&self) -> u32 {
         64
     }
+
+    /// How many mailboxes are carried through together: where nobody waits for an answer, each by itself is over sooner, and
+    /// others have less time to come between.
+    fn together(&self) -> usize {
+        1
+    }
 }
 
 /// The way between two brains of one process.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::index::assign_uids;
+use crate::index::{assign_uids, given_since};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Deletion, DeletionKey, Edit, EditKind, Error, Existence, Facts, Flags, Floors, Guid128,
-    Identity, Keywords, LogChange, Mail, MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameRules, NewMail, Node, Original,
-    Rebuild, RebuildFrom, Renumbered, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid,
-    UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Deletion, DeletionKey, Edit, EditKind, Error, Existence, Facts, Flags, Floors,
+    Guid128, Identity, Keywords, LogChange, Mail, MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameRules, NewMail, Node,
+    Original, Rebuild, RebuildFrom, Renumbered, Result, SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid,
+    UidValidity, union_of_uids,
 };
 
 /// One side.
@@ -393,11 +393,13 @@ impl Mailbox for ModelMailbox {
         Ok(())
     }
 
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Committed> {
         let staged = std::mem::take(&mut self.staged);
         let wanted: Vec<Uid> = staged.iter().map(|s| s.0.uid).collect();
         self.change(|b| {
-            let got = assign_uids(seen, b.uid_next, &wanted).expect("tests are small");
+            let got = assign_uids(b.uid_next, &wanted).expect("tests are small");
+            let others = given_since(seen, b.uid_next);
+            b.held = union_of_uids(b.held.iter().copied().chain(others));
             let mut order: Vec<usize> = (0..staged.len()).collect();
             order.sort_by_key(|&n| got[n]);
             for n in order {
@@ -408,7 +410,7 @@ impl Mailbox for ModelMailbox {
                     b.renumbered.push(Renumbered { from: *uid, first: got[n], last: got[n] });
                 }
             }
-            wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect()
+            Committed { saved: wanted.into_iter().zip(got).map(|(wanted, got)| Saved { wanted, got }).collect(), others }
         })
     }
 

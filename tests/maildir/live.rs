@@ -87,7 +87,7 @@ fn what_we_save_is_what_dovecot_sees() {
     mailbox.stage(new_mail(8, "has a blank"), body(8)).expect("staged");
     // UID 1 is taken.
     mailbox.stage(new_mail(1, "late/comer"), body(9)).expect("staged");
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     let got: Vec<_> = saved.iter().map(|s| (s.wanted.get(), s.got.get())).collect();
     assert_eq!(got, [(5, 5), (4, 4), (7, 7), (8, 8), (1, 9)]);
 

@@ -88,7 +88,7 @@ fn a_storage_of_ours_is_a_storage() {
     let mut inbox = common::open(&mut format, &lab.root(), "INBOX");
     let mails = rich();
     stage_all(&mut *inbox, &mails);
-    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert!(saved.iter().zip(&mails).all(|(s, m)| s.got == m.uid && s.wanted == m.uid));
     assert!(inbox.mails().is_empty(), "a commit does not change the view");
     inbox.raise(&Floors { uid_next: Some(uid(100)), first_recent: Some(uid(90)), highest_modseq: ModSeq(600) }).expect("raised");
@@ -226,7 +226,7 @@ fn instances_are_references_and_a_move_is_one_step() {
     inbox.stage_copy(mail, uid(2), Original::Expunge).expect("staged");
     let mail = NewMail { received: Timestamp(1000), ..copy(&mut inbox, 3, 22) };
     inbox.stage_copy(mail, uid(3), Original::Expunge).expect("staged");
-    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [20, 21, 22]);
 
     let dump = lab.dump();
@@ -256,7 +256,7 @@ fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
         inbox.stage_copy(mail, uid(from), Original::Expunge).expect("staged");
     }
     lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
-    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = inbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [23]);
     assert_eq!(lab.dump()["INBOX"].mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [2, 4, 5, 6, 23]);
     check(&lab, After::Calm);
@@ -299,7 +299,7 @@ fn a_taken_uid_is_told() {
     inbox.stage(new_mail(7, GUIDS[1]), body(2)).expect("staged");
     lab.save("INBOX", b"Subject: a delivery\n\n");
     let got: Vec<_> =
-        inbox.commit(dsync::mail::Uid::LAST).expect("committed").iter().map(|s| (s.wanted.get(), s.got.get())).collect();
+        inbox.commit(dsync::mail::Uid::LAST).expect("committed").saved.iter().map(|s| (s.wanted.get(), s.got.get())).collect();
     assert_eq!(got, [(9, 9), (7, 10)]);
     check(&lab, After::Calm);
 }

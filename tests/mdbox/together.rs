@@ -81,7 +81,7 @@ fn round(lab: &Lab, n: u32, format: &mut dsync::store::mdbox::Mdbox) -> Result<u
         let body = Body::from_bytes(format!("From: o@example.org\nSubject: ours {n} {i}\n\n{}\n", "y".repeat(n as usize % 500)));
         mailbox.stage(mail, body).expect("staged");
     }
-    let saved = mailbox.commit(dsync::mail::Uid::LAST)?.len();
+    let saved = mailbox.commit(dsync::mail::Uid::LAST)?.saved.len();
     mailbox.refresh()?;
     let flags = EditKind::Flags {
         add: Flags::SEEN,

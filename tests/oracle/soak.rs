@@ -173,13 +173,17 @@ fn work(imap: &mut Imap, name: &str, book: &Book, dice: &mut Dice) -> Option<()>
                 let to = others[dice.below(others.len())];
                 let text = imap.any(&format!("UID MOVE {uid} \"{to}\""));
                 book.note(&format!("move {id} uid {uid} to {to}"), name, &text);
-                if answer(&text).is_none() {
+                let moved = answer(&text);
+                if moved.is_none() {
                     book.mails.lock().unwrap().loose.insert(id);
                 }
                 book.count("moved");
                 // A mail that gets another UID between the two halves of a MOVE, copy and expunge, is in both mailboxes. Nobody
                 // but its user can know that one of them was to go.
                 answer(&imap.any("NOOP"))?;
+                if moved != Some(true) {
+                    return Some(());
+                }
                 let left = imap.any(&format!("UID SEARCH HEADER X-Id \"={id}.\""));
                 let left = left.lines().find_map(|l| l.strip_prefix("* SEARCH ")).unwrap_or_default();
                 if let Some(uid) = left.split_whitespace().next() {

@@ -361,7 +361,7 @@ fn a_mail_that_is_expunged_before_it_gets_its_new_uid_does_not_come_back() {
         mailbox.stage_copy(new_mail(to, &guid), uid(from), dsync::mail::Original::Expunge).expect("staged");
     }
     lab.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1"]);
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!(saved, [dsync::mail::Saved { wanted: uid(12), got: uid(12) }]);
     assert_eq!(inbox(&lab).mails.iter().map(|m| m.uid).collect::<Vec<_>>(), [12]);
     mailbox.refresh().expect("refreshed");

@@ -108,7 +108,7 @@ fn saved_mails_have_everything_that_they_came_with() {
     for mail in &mails {
         stage(&mut *mailbox, mail.clone(), &text(mail.uid.get()));
     }
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [5, 9, 12]);
 
     let seen = inbox(&lab);
@@ -131,7 +131,7 @@ fn saved_mails_have_everything_that_they_came_with() {
     // Dovecot goes on where we stopped, and we behind it.
     lab.save("INBOX", text(13).as_bytes());
     stage(&mut *mailbox, new_mail(13, "taken"), &text(13));
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!((saved[0].wanted, saved[0].got), (uid(13), uid(14)));
     mailbox.refresh().expect("refreshed");
     assert_we_see(&mut *mailbox, &inbox(&lab));
@@ -316,7 +316,7 @@ fn a_crashed_save_is_adopted() {
     stage(&mut *mailbox, new_mail(3, "guid-3"), &text(3));
     stage(&mut *mailbox, new_mail(4, "new-4"), &text(40));
     stage(&mut *mailbox, new_mail(5, "new-5"), &text(50));
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert_eq!(saved.iter().map(|s| s.got.get()).collect::<Vec<_>>(), [3, 6, 5]);
     let seen = inbox(&lab);
     let guids: Vec<_> = seen.mails.iter().map(|m| (m.uid, m.guid.as_str())).collect();
@@ -384,7 +384,7 @@ fn many_mails_at_once() {
         let mail = NewMail { keywords: keywords(&[["a", "b", "c"][n as usize % 3]]), ..new_mail(n, &format!("guid-{n}")) };
         stage(&mut *mailbox, mail, &text(n));
     }
-    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed");
+    let saved = mailbox.commit(dsync::mail::Uid::LAST).expect("committed").saved;
     assert!(saved.iter().all(|s| s.wanted == s.got) && saved.len() == 4000);
     let dir = place(&lab.root(), "INBOX").mailbox;
     assert!(dir.join("dovecot.index").exists(), "the log is long enough for a snapshot");

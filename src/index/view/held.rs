@@ -6,7 +6,7 @@
 use crate::index::log::Bits;
 use crate::index::state::State;
 use crate::index::transaction::{ExtSpec, Transaction};
-use crate::mail::Uid;
+use crate::mail::{Uid, union_of_uids};
 
 const NAME: &str = "dsync-held";
 /// More ranges than this are not kept apart: the last one then reaches to the end of the rest. A mail that counts as held back
@@ -14,7 +14,7 @@ const NAME: &str = "dsync-held";
 const MOST: usize = 4096;
 
 impl State {
-    /// UIDs that this mailbox never had, though its UIDNEXT has passed them. What makes no sense is left out.
+    /// UIDs that only one side ever had, though UIDNEXT has passed them on both. What makes no sense is left out.
     #[must_use]
     pub fn held_back(&self) -> Vec<(Uid, Uid)> {
         let Some(ext) = self.ext(NAME) else { return Vec::new() };
@@ -41,6 +41,12 @@ impl State {
         });
         let ranges = kept.as_deref().unwrap_or(ranges);
         (self.held_back() != ranges).then(|| holding(ranges, bits))
+    }
+
+    /// The transaction that adds these; none if that changes nothing.
+    #[must_use]
+    pub fn hold_back_too(&self, uids: (Uid, Uid), bits: Bits) -> Option<Transaction> {
+        self.hold_back(&union_of_uids(self.held_back().into_iter().chain([uids])), bits)
     }
 
     /// The transaction that brings the ranges held back into a new history of the same index; none where nothing is.

@@ -11,7 +11,7 @@ use super::state::{Request, State};
 
 pub use changes::Scan;
 pub use edits::{EditPlan, plan_edits, raise};
-pub use save::assign_uids;
+pub use save::{assign_uids, given_since};
 
 impl State {
     /// The mails, ascending.

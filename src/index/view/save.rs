@@ -20,19 +20,14 @@ impl Transaction {
 }
 
 /// The UIDs that new mails get: the wanted ones, except where they are below `next` or given already; then the lowest
-/// behind all others, in the order of the mails. Where `next` is above what was `seen`, none gets the wanted one (see
-/// [`Mailbox::commit`](crate::mail::Mailbox::commit)).
+/// behind all others, in the order of the mails.
 ///
 /// `None` if there are not enough UIDs left.
 #[must_use]
-pub fn assign_uids(seen: Uid, next: Uid, wanted: &[Uid]) -> Option<Vec<Uid>> {
+pub fn assign_uids(next: Uid, wanted: &[Uid]) -> Option<Vec<Uid>> {
     let mut taken = BTreeSet::new();
-    let mut free = |uid: Uid| uid >= next && uid.get() < u32::MAX && taken.insert(uid);
-    let mut kept: Vec<bool> = wanted.iter().map(|&uid| free(uid)).collect();
+    let kept: Vec<bool> = wanted.iter().map(|&uid| uid >= next && uid.get() < u32::MAX && taken.insert(uid)).collect();
     let mut free = taken.last().map_or(next, |last| last.next());
-    if next > seen {
-        kept.fill(false);
-    }
     wanted
         .iter()
         .zip(kept)
@@ -47,6 +42,13 @@ pub fn assign_uids(seen: Uid, next: Uid, wanted: &[Uid]) -> Option<Vec<Uid>> {
         .collect()
 }
 
+/// UIDs between what was seen as UIDNEXT and what it is.
+#[must_use]
+pub fn given_since(seen: Uid, next: Uid) -> Option<(Uid, Uid)> {
+    let last = Uid::new(next.get() - 1)?;
+    (seen <= last).then_some((seen, last))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,8 +60,8 @@ mod tests {
     #[test]
     fn a_uid_that_is_free_is_kept() {
         let next = Uid::new(6).expect("not 0");
-        assert_eq!(assign_uids(next, next, &uids(&[5, 6, 9, 9, 1])), Some(uids(&[10, 6, 9, 11, 12])));
-        assert_eq!(assign_uids(next, next, &uids(&[3, 4])), Some(uids(&[6, 7])));
-        assert_eq!(assign_uids(next, next, &uids(&[u32::MAX - 1, 1])), None);
+        assert_eq!(assign_uids(next, &uids(&[5, 6, 9, 9, 1])), Some(uids(&[10, 6, 9, 11, 12])));
+        assert_eq!(assign_uids(next, &uids(&[3, 4])), Some(uids(&[6, 7])));
+        assert_eq!(assign_uids(next, &uids(&[u32::MAX - 1, 1])), None);
     }
 }

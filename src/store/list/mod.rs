@@ -14,8 +14,9 @@ pub mod uidvalidity;
 mod utf7;
 mod walk;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use location::{Driver, IndexDir, Layout, Location};
 pub use location_error::LocationError;
@@ -72,6 +73,31 @@ pub struct Listing {
     pub problems: Vec<(MailboxName, Error)>,
     /// Symbolic links that lead out of the mail root, and where to: never followed.
     pub links: Vec<(PathBuf, PathBuf)>,
+    /// The directories that were read, as they were before; none for one that may change again and look the same.
+    directories: Vec<(PathBuf, Option<Changed>)>,
+}
+
+/// When a directory was last changed: time of modification, and of any change in nanoseconds.
+type Changed = (SystemTime, i64, i64);
+
+fn changed(dir: &Path) -> Option<Changed> {
+    let meta = std::fs::metadata(dir).ok()?;
+    Some((meta.modified().ok()?, meta.ctime(), meta.ctime_nsec()))
+}
+
+impl Listing {
+    fn reads(&mut self, dir: &Path) {
+        // Two changes within one tick of the kernel's clock leave the same time.
+        const TICKS: Duration = Duration::from_millis(30);
+        let is_old = |c: &Changed| SystemTime::now().duration_since(c.0).is_ok_and(|age| age > TICKS);
+        self.directories.push((dir.to_owned(), changed(dir).filter(is_old)));
+    }
+
+    /// Nothing has come, gone or got another name in the directories since they were read. `false` where that cannot be told.
+    #[must_use]
+    pub fn is_certainly_up_to_date(&self) -> bool {
+        !self.directories.is_empty() && self.directories.iter().all(|(dir, before)| before.is_some() && changed(dir) == *before)
+    }
 }
 
 impl List {

@@ -48,30 +48,31 @@ struct Walk<'a> {
     seen: HashMap<MailboxName, usize>,
 }
 
-fn read_dir(dir: &Path) -> Result<Vec<(OsString, std::fs::FileType)>> {
+fn read_dir(dir: &Path, out: &mut Listing) -> Result<Vec<(OsString, std::fs::FileType)>> {
+    out.reads(dir);
     let bad = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound => Error::new(Class::NotFound, fs::Error::new("read", dir, e)),
         _ => Error::io(fs::Error::new("read", dir, e)),
     };
-    let mut out = Vec::new();
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(bad)? {
         let entry = entry.map_err(bad)?;
         match entry.file_type() {
-            Ok(kind) => out.push((entry.file_name(), kind)),
+            Ok(kind) => found.push((entry.file_name(), kind)),
             // Gone since the name was read.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(bad(e)),
         }
     }
     // The order of a directory is chance; which of two names for one mailbox wins must not be.
-    out.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(out)
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
 }
 
 impl Walk<'_> {
     fn flat(&mut self, root: &Path) -> Result<()> {
         let dotted = self.list.location.layout == Layout::MaildirPlusPlus;
-        for (file, kind) in read_dir(root)? {
+        for (file, kind) in read_dir(root, &mut self.out)? {
             let bytes = file.as_bytes();
             let name = if dotted { bytes.strip_prefix(b".") } else { Some(bytes) };
             let Some(name) = name.filter(|n| !n.is_empty()) else { continue };
@@ -94,7 +95,7 @@ impl Walk<'_> {
         }
         let location = &self.list.location;
         let mbox = location.driver == Driver::Mbox;
-        for (file, kind) in read_dir(dir)? {
+        for (file, kind) in read_dir(dir, &mut self.out)? {
             let bytes = file.as_bytes();
             let text = file.to_string_lossy();
             let at_root = depth == 0;

@@ -11,8 +11,8 @@ use super::{LocalStore, Target};
 use crate::index;
 use crate::index::list_index::ListIndex;
 use crate::mail::{
-    Body, Capabilities, Changes, Edit, Facts, Floors, Guid128, Keyword, Mail, MailGuid, Mailbox, MailboxGuid, NewMail, Original,
-    Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Committed, Edit, Facts, Floors, Guid128, Keyword, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
+    Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::fs;
 use crate::store::list::{Layout, List, Stored};
@@ -139,7 +139,7 @@ impl Mailbox for InGuidDirectory {
         self.inner.stage_copy(mail, from, original)
     }
 
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Committed> {
         self.inner.commit(seen)
     }
 

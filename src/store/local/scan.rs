@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use super::{Known, LocalStore, Target};
 use crate::index;
@@ -11,6 +12,10 @@ use crate::mail::{
 };
 use crate::store::format::Place;
 use crate::store::list::{Decoded, Entry, Layout, Listing, Stored};
+
+/// How often the tree is looked at while others change it, and what lies between two looks, more each time.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The tree while it is read.
 #[derive(Default)]
@@ -48,22 +53,45 @@ impl LocalStore {
         let selected = self.select(selection)?;
         self.check_roots(&selected)?;
         self.selected = selected.clone();
-        self.known.clear();
-        let mut draft = Draft::default();
-        for &space in &selected {
-            self.mend_list_index(space);
-            let listing = match self.begin(space)? {
-                Some(listing) => listing,
-                None => self.listing(space)?,
-            };
-            self.scan_space(space, listing, &mut draft)?;
-        }
+        let mut draft = self.scan_in_peace(&selected)?;
         for &space in &selected {
             self.scan_subscriptions(space, &mut draft)?;
         }
         self.part_twins(&mut draft);
         let deletions = self.replay_history(&mut draft)?;
         Ok(Tree { nodes: draft.nodes, deletions, rules: self.rules(), problems: draft.problems })
+    }
+
+    /// A mailbox that gets another name while the others are looked at is found under both names, or under none: it would be
+    /// taken for a twin, or for deleted. So it counts only when all names are the same before and after.
+    fn scan_in_peace(&mut self, selected: &[usize]) -> Result<Draft> {
+        for attempt in 0..ATTEMPTS {
+            std::thread::sleep(PAUSE * attempt);
+            self.known.clear();
+            let mut draft = Draft::default();
+            let mut listings = Vec::with_capacity(selected.len());
+            for &space in selected {
+                self.mend_list_index(space);
+                let listing = match self.begin(space)? {
+                    Some(listing) => listing,
+                    None => self.listing(space)?,
+                };
+                self.scan_space(space, &listing, &mut draft)?;
+                listings.push((space, listing));
+            }
+            let mut same = true;
+            for (space, listing) in &listings {
+                same = same && (listing.is_certainly_up_to_date() || self.listing(*space)?.entries == listing.entries);
+            }
+            if same {
+                for (link, to) in listings.iter().flat_map(|(_, listing)| &listing.links) {
+                    tracing::warn!("{} is a symbolic link to {}: left out", link.display(), to.display());
+                }
+                draft.problems.extend(listings.into_iter().flat_map(|(_, listing)| listing.problems));
+                return Ok(draft);
+            }
+        }
+        Err(Error::new(Class::Temporary, "Mailboxes are created, renamed or deleted all the time"))
     }
 
     /// The mailboxes and directories of a namespace.
@@ -131,7 +159,7 @@ impl LocalStore {
         }
     }
 
-    fn scan_space(&mut self, space: usize, listing: Listing, draft: &mut Draft) -> Result<()> {
+    fn scan_space(&mut self, space: usize, listing: &Listing, draft: &mut Draft) -> Result<()> {
         let list = self.list(space)?;
         let prefix = MailboxName::new(list.names.prefix.clone());
         let root_is_there = list.location.root.is_dir();
@@ -144,11 +172,7 @@ impl LocalStore {
             })
             .collect();
         let all: Vec<usize> = (0..self.spaces.len()).collect();
-        draft.problems.extend(listing.problems);
-        for (link, to) in listing.links {
-            tracing::warn!("{} is a symbolic link to {}: left out", link.display(), to.display());
-        }
-        for entry in listing.entries {
+        for entry in listing.entries.iter().cloned() {
             let owner = self.find_space(&entry.name, &all);
             if owner != Some(space) {
                 let other = owner.map_or("", |o| self.spaces[o].settings.prefix.as_str());

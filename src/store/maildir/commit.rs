@@ -23,8 +23,8 @@ use super::record;
 use super::scan::{self, Dir};
 use super::stage::{Text, seconds, time_of};
 use super::uidlist::{Entry, Stamp, Uidlist, UidlistLock};
-use crate::index::{Index, assign_uids};
-use crate::mail::{Class, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid};
+use crate::index::{Index, assign_uids, given_since};
+use crate::mail::{Class, Committed, Error, Guid128, MailGuid, NewMail, Result, Saved, Uid, union_of_uids};
 use crate::os::Fsync;
 use crate::os::fs;
 
@@ -136,10 +136,10 @@ fn is_value(value: &[u8]) -> bool {
 
 impl MaildirMailbox {
     /// Makes the staged mails visible. Returns them in the order of staging.
-    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Committed> {
         let mut staged = std::mem::take(&mut self.staged);
         if staged.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Committed::default());
         }
         self.stage.sync(staged.iter_mut().filter_map(|s| if let Source::Text(t) = &mut s.source { Some(t) } else { None }))?;
         let mut lock = self.core.lock_for_change()?;
@@ -154,7 +154,7 @@ impl MaildirMailbox {
         done
     }
 
-    fn save(&mut self, staged: &mut [Staged], seen: Uid, lock: &UidlistLock) -> Result<Vec<Saved>> {
+    fn save(&mut self, staged: &mut [Staged], seen: Uid, lock: &UidlistLock) -> Result<Committed> {
         let moved: HashSet<u32> =
             staged.iter().filter_map(|s| if let Source::Present(uid) = s.source { Some(uid.get()) } else { None }).collect();
         let stamp = self.core.uidlist.known_stamp();
@@ -166,8 +166,9 @@ impl MaildirMailbox {
 
         // Decided for all of them before anything is written.
         let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
-        let next = Uid::new(taken.list.next_uid()).and_then(|next| assign_uids(seen, next, &wanted));
-        let got = next.ok_or_else(|| no_uids(&self.core.place.mailbox))?;
+        let next = Uid::new(taken.list.next_uid());
+        let others = next.and_then(|next| given_since(seen, next));
+        let got = next.and_then(|next| assign_uids(next, &wanted)).ok_or_else(|| no_uids(&self.core.place.mailbox))?;
         let before = self.core.table.clone();
         let mut placed = Vec::with_capacity(staged.len());
         for (nth, (Staged { mail, source }, uid)) in staged.iter().zip(&got).enumerate() {
@@ -196,7 +197,7 @@ impl MaildirMailbox {
             let dir = std::fs::File::open(&cur).map_err(|e| fs::Error::new("open", &cur, e))?;
             fs::set_mtime(&dir, &cur, std::time::SystemTime::now())?;
         }
-        self.expect_uids(&placed)?;
+        self.expect_uids(&placed, others)?;
         self.core.uidlist.write(lock, taken)?;
         // A mail that somebody expunges right now must not keep the others from arriving.
         let mut present = Vec::with_capacity(placed.len());
@@ -218,20 +219,13 @@ impl MaildirMailbox {
 
         let there: HashSet<usize> = placed.iter().map(|p| p.nth).collect();
         let all = wanted.into_iter().zip(got).enumerate().filter(|(n, _)| there.contains(n));
-        Ok(all.map(|(_, (wanted, got))| Saved { wanted, got }).collect())
+        Ok(Committed { saved: all.map(|(_, (wanted, got))| Saved { wanted, got }).collect(), others })
     }
 
     /// Step 2.
-    fn expect_uids(&mut self, placed: &[Placed]) -> Result<()> {
-        let mut uids: Vec<(Uid, Uid)> = placed.iter().map(|p| (p.uid, p.uid)).chain(self.core.held_back()).collect();
-        uids.sort_unstable();
-        let mut ranges: Vec<(Uid, Uid)> = Vec::new();
-        for (first, end) in uids {
-            match ranges.last_mut() {
-                Some((_, last)) if first <= last.next() => *last = end.max(*last),
-                _ => ranges.push((first, end)),
-            }
-        }
+    fn expect_uids(&mut self, placed: &[Placed], others: Option<(Uid, Uid)>) -> Result<()> {
+        let placed = placed.iter().map(|p| (p.uid, p.uid));
+        let ranges = union_of_uids(placed.chain(self.core.held_back()).chain(others));
         self.core.hold_back(&ranges)
     }
 

@@ -14,8 +14,8 @@ use super::stage::{self, Rules, Stage, Text};
 use super::uidlist::Stamp;
 use crate::index::{Position, Scan, Version};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
-    MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Timestamp, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid,
+    Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Timestamp, Uid, UidValidity,
 };
 use crate::os::lock::{How, LockFile};
 use crate::store::decode::{self, Decoded, Plugins, Stored};
@@ -309,7 +309,7 @@ impl Mailbox for MaildirMailbox {
         }
     }
 
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Committed> {
         self.commit_staged(seen)
     }
 

@@ -24,7 +24,7 @@ use super::save::{Staged, Text};
 use super::storage::Storage;
 use super::view;
 use crate::index::{self, Bits, Durability, ExtSpec, State, Transaction};
-use crate::mail::{Class, Error, Guid128, NewMail, Result, Saved, Timestamp, Uid};
+use crate::mail::{Class, Committed, Error, Guid128, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::store::dbox::{IndexHeader, Pop3, Temp};
@@ -140,14 +140,14 @@ pub(super) type NewPlace = (MapRecord, u16);
 
 /// Chooses UIDs and map uids, and orders the mails by UID.
 fn arrivals<'s>(
-    (seen, state): (Uid, &State),
+    state: &State,
     staged: &'s [Staged],
     published: &Published,
     first_map_uid: u32,
 ) -> Result<(Vec<Arrival<'s>>, Vec<NewPlace>)> {
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let full = || Error::new(Class::Limit, "the mailbox has no UIDs left");
-    let uids = index::assign_uids(seen, state.next_uid(), &wanted).ok_or_else(full)?;
+    let uids = index::assign_uids(state.next_uid(), &wanted).ok_or_else(full)?;
     let mut order: Vec<usize> = (0..staged.len()).collect();
     order.sort_unstable_by_key(|&i| uids[i]);
 
@@ -211,10 +211,10 @@ fn refuse_lost_references(map: &LockedMap<'_>, staged: &[Staged]) -> Result<()> 
 
 impl MdboxMailbox {
     /// H1 to H9.
-    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    pub(super) fn commit_staged(&mut self, seen: Uid) -> Result<Committed> {
         let mut staging = std::mem::take(&mut self.staging);
         if staging.mails.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Committed::default());
         }
         let opened = self.identity();
         let mut held = self.storage.get();
@@ -232,7 +232,11 @@ impl MdboxMailbox {
         let mut locked = self.index.lock()?;
         check_writable(locked.state(), opened, &map, &self.place)?;
 
-        let (arrivals, places) = arrivals((seen, locked.state()), &staging.mails, &published, map.next_uid())?;
+        let others = index::given_since(seen, locked.state().next_uid());
+        if let Some(t) = others.and_then(|uids| locked.state().hold_back_too(uids, Bits::EXTERNAL)) {
+            locked.commit(&t, Durability::Later)?;
+        }
+        let (arrivals, places) = arrivals(locked.state(), &staging.mails, &published, map.next_uid())?;
         let mut made: RefChanges = sums(&arrivals).rising().into_iter().filter(|(uid, _)| *uid < map.next_uid()).collect();
         if !places.is_empty() || !made.is_empty() {
             let first = map.add(&places, &made)?;
@@ -260,7 +264,7 @@ impl MdboxMailbox {
         }
         let mut saved: Vec<_> = arrivals.iter().map(|a| (a.staged, Saved { wanted: a.mail.uid, got: a.uid })).collect();
         saved.sort_unstable_by_key(|(at, _)| *at);
-        Ok(saved.into_iter().map(|(_, s)| s).collect())
+        Ok(Committed { saved: saved.into_iter().map(|(_, s)| s).collect(), others })
     }
 }
 

@@ -10,8 +10,8 @@ use super::storage::{Shared, bad_index, cut_off_rest};
 use super::view::{self, BadIndex, View};
 use crate::index::{self, DeletedMark, Index, Request, Scan, State, Version};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
-    NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
+    MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::lock::{How, LockFile};
 use crate::store::Settings;
@@ -257,7 +257,7 @@ impl Mailbox for MdboxMailbox {
         self.stage_instance(mail, from, original)
     }
 
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Committed> {
         self.commit_staged(seen)
     }
 

@@ -22,8 +22,8 @@ use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::stage::{Staged, same_metadata};
 use super::view::{self, IN_ALT};
-use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids};
-use crate::mail::{Class, Error, NewMail, Result, Saved, Timestamp, Uid};
+use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids, given_since};
+use crate::mail::{Class, Committed, Error, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::store::dbox::{DboxFile, Owner, Pop3, temp_name};
@@ -37,18 +37,18 @@ struct Published {
     in_alt: bool,
 }
 
-pub(super) fn commit(mailbox: &mut SdboxMailbox, seen: Uid) -> Result<Vec<Saved>> {
+pub(super) fn commit(mailbox: &mut SdboxMailbox, seen: Uid) -> Result<Committed> {
     mailbox.stage.sync()?;
     let mut staged = mailbox.stage.take();
     if staged.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Committed::default());
     }
     let mut published = BTreeMap::new();
     let done = publish_and_log(mailbox, seen, &mut staged, &mut published);
     if done.is_err() {
         take_back(mailbox, &mut staged, &published);
     }
-    done?;
+    let others = done?;
     super::edit::remove_files(mailbox, staged.iter_mut().filter_map(|s| s.replaces.take()))?;
     let mut saved: Vec<Option<Saved>> = vec![None; staged.len()];
     for (&got, entry) in &published {
@@ -56,7 +56,7 @@ pub(super) fn commit(mailbox: &mut SdboxMailbox, seen: Uid) -> Result<Vec<Saved>
             saved[at] = Some(Saved { wanted: staged[at].mail.uid, got });
         }
     }
-    Ok(saved.into_iter().flatten().collect())
+    Ok(Committed { saved: saved.into_iter().flatten().collect(), others })
 }
 
 fn publish_and_log(
@@ -64,14 +64,18 @@ fn publish_and_log(
     seen: Uid,
     staged: &mut [Staged],
     published: &mut BTreeMap<Uid, Published>,
-) -> Result<()> {
+) -> Result<Option<(Uid, Uid)>> {
     let SdboxMailbox { index, files, place, settings, view, .. } = mailbox;
     let identity = view.status.identity;
     let mut locked = index.lock()?;
     check_writable(locked.state(), identity, place)?;
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
-    let uids = assign_uids(seen, locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
+    let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
+    let others = given_since(seen, locked.state().next_uid());
+    if let Some(t) = others.and_then(|uids| locked.state().hold_back_too(uids, Bits::EXTERNAL)) {
+        locked.commit(&t, Durability::Later)?;
+    }
 
     // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
     for staged in staged.iter_mut().filter(|s| s.replaces.as_ref().is_some_and(|r| !locked.state().keeps(r.uid))) {
@@ -127,7 +131,7 @@ fn publish_and_log(
     }
     locked.commit_all(&log.finish(), Durability::Mail)?;
     maintain(&mut locked);
-    Ok(())
+    Ok(others)
 }
 
 /// Keeps the index files small. A mailbox that lives in its log alone would be lost with it (index.md 4.7).

@@ -7,8 +7,8 @@ use super::stage::{Source, Stage};
 use super::view::{self, View};
 use crate::index::{Index, Locked, Request, Scan, State, Version};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
-    Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
+    NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::lock::{How, LockFile};
 use crate::store::Settings;
@@ -276,7 +276,7 @@ impl Mailbox for SdboxMailbox {
         self.stage.add_copy(&self.files, &self.place.modes, mail, &source)
     }
 
-    fn commit(&mut self, seen: Uid) -> Result<Vec<Saved>> {
+    fn commit(&mut self, seen: Uid) -> Result<Committed> {
         super::commit::commit(self, seen)
     }
 

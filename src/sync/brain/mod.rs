@@ -101,7 +101,7 @@ impl Brain<'_> {
         }
         let waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
-        for portion in work::portions(waiting) {
+        for portion in work::portions(waiting, self.flow.together()) {
             self.work(portion, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
         }
         self.finish()

@@ -12,19 +12,17 @@ use crate::sync::tree::Paired;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
-/// Mailboxes that are carried through together: bounds open files and locks.
-const TOGETHER: usize = 32;
-/// Mails in them, those of both sides: bounds memory.
+/// Mails in the mailboxes that are carried through together, those of both sides: bounds memory.
 const MAILS: u32 = 20_000;
 
-/// Which mailboxes go together. Both sides come to the same answer.
-pub(super) fn portions(waiting: Vec<Waiting<'_>>) -> Vec<Vec<Waiting<'_>>> {
+/// Which mailboxes go together, at most so many. Both sides come to the same answer.
+pub(super) fn portions(waiting: Vec<Waiting<'_>>, together: usize) -> Vec<Vec<Waiting<'_>>> {
     let mut out: Vec<Vec<Waiting<'_>>> = Vec::new();
     let mut mails = 0u32;
     for one in waiting {
         let more = mails.saturating_add(one.mails);
         match out.last_mut() {
-            Some(last) if last.len() < TOGETHER && more <= MAILS => {
+            Some(last) if last.len() < together && more <= MAILS => {
                 mails = more;
                 last.push(one);
             }

@@ -106,7 +106,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     out.last = out.last.max(Some(uid));
                 }
             }
-            (Known::Here(a), other) => match single(&master.items[a], &other, slave, context) {
+            (Known::Here(a), other) => match single(&master.items[a], &other, [master, slave], context) {
                 Verdict::Expunge if proves(&maybe, out.last, [master.items[a].guid; 2], uid) => {
                     out.last = out.last.max(Some(uid))
                 }
@@ -119,7 +119,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     break;
                 }
             },
-            (other, Known::Here(b)) => match single(&slave.items[b], &other, master, context) {
+            (other, Known::Here(b)) => match single(&slave.items[b], &other, [slave, master], context) {
                 Verdict::Expunge if proves(&maybe, out.last, [slave.items[b].guid; 2], uid) => out.last = out.last.max(Some(uid)),
                 Verdict::Expunge | Verdict::Undecided => {
                     maybe.push((uid, Single::Slave(b), matches!(other, Known::Expunged(_))));
@@ -231,13 +231,14 @@ enum Verdict {
     End,
 }
 
-fn single(item: &Item, other: &Known, other_side: &Facts, context: &Context) -> Verdict {
+fn single(item: &Item, other: &Known, [own_side, other_side]: [&Facts; 2], context: &Context) -> Verdict {
     match *other {
         // A mail that cannot be read is never given up because the other side lacks it.
         _ if item.guid.is_none() => Verdict::New,
         // Even where a run that was interrupted could not say any more that this mail did come.
         Known::Expunged(Some(guid)) if item.guid == Some(guid) => Verdict::Expunge,
-        _ if other_side.never_had(item.uid) => Verdict::New,
+        // Held back there, or it came here while a sync wrote above it.
+        _ if other_side.never_had(item.uid) || own_side.never_had(item.uid) => Verdict::New,
         Known::Expunged(Some(_)) => Verdict::End,
         Known::Expunged(None) | Known::Missing => Verdict::Undecided,
         Known::Future if context.last_common.is_some_and(|last| item.uid <= last) => Verdict::Undecided,

@@ -360,7 +360,7 @@ impl Round<'_> {
     }
 
     fn held_back(&self, Decided { own, peer, outcome }: &Decided, import: &Import<'_>) -> Vec<(Uid, Uid)> {
-        held_back(self.start.side, self.mode(), (own, peer), outcome, &import.unreadable)
+        held_back(self.start.side, self.mode(), (own, peer), outcome, import)
     }
 
     fn own(&self, m: &Merged) -> Option<Uid> {

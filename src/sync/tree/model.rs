@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Deletion, DeletionKey, Edit, Error, Existence, Facts, Floors, Identity, Mail, MailGuid,
-    Mailbox, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, NamespaceRules, NewMail, Node, Original, Rebuild, Result,
-    SaveError, Saved, Selection, Since, Status, Store, Timestamp, Tree, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Deletion, DeletionKey, Edit, Error, Existence, Facts, Floors, Identity, Mail,
+    MailGuid, Mailbox, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, NamespaceRules, NewMail, Node, Original, Rebuild,
+    Result, SaveError, Selection, Since, Status, Store, Timestamp, Tree, Uid, UidValidity,
 };
 
 use super::disk::Disk;
@@ -328,8 +328,8 @@ impl Mailbox for Opened {
         Err(no_mails().into())
     }
 
-    fn commit(&mut self, _: Uid) -> Result<Vec<Saved>> {
-        Ok(Vec::new())
+    fn commit(&mut self, _: Uid) -> Result<Committed> {
+        Ok(Committed::default())
     }
 
     fn edit(&mut self, _: &[Edit]) -> Result<()> {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid, ModSeq,
-    NewMail, Original, Rebuild, Result, SaveError, Saved, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
+    ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::store::format::{Format, Place};
 use crate::store::list::Driver;
@@ -52,7 +52,7 @@ impl Format for Fake {
     }
 
     fn identity(&mut self, place: &Place) -> Result<Identity> {
-        if self.driver == Driver::Maildir && !Self::file(place).exists() {
+        if self.driver == Driver::Maildir && !Self::file(place).exists() && place.mailbox.is_dir() {
             self.create(place, MailboxGuid::generate(), UidValidity::new(1).expect("not zero"))?;
         }
         Self::read(place)
@@ -116,7 +116,7 @@ impl Mailbox for FakeMailbox {
     fn changes(&mut self, _: Since) -> Result<Changes> { Ok(Changes::default()) }
     fn stage(&mut self, _: NewMail, _: Body) -> std::result::Result<(), SaveError> { unreachable!("not asked for") }
     fn stage_copy(&mut self, _: NewMail, _: Uid, _: Original) -> std::result::Result<(), SaveError> { unreachable!("not asked for") }
-    fn commit(&mut self, _: Uid) -> Result<Vec<Saved>> { Ok(Vec::new()) }
+    fn commit(&mut self, _: Uid) -> Result<Committed> { Ok(Committed::default()) }
     fn edit(&mut self, _: &[Edit]) -> Result<()> { Ok(()) }
     fn raise(&mut self, _: &Floors) -> Result<()> { Ok(()) }
     fn rebuild(&mut self, _: Rebuild) -> Result<()> { Ok(()) }

@@ -3,6 +3,7 @@ mod fake;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::*;
 use crate::mail::{DeletionKey, Existence, NameHash, Node};
@@ -427,4 +428,39 @@ fn an_unmounted_mail_root_is_not_made_anew() {
     std::fs::rename(lab.home.path().join("M"), lab.home.path().join("elsewhere")).expect("moves");
     let e = store.create(&name("b"), guid(2), validity(1)).expect_err("not mounted");
     assert!(e.to_string().contains("is it mounted?"), "{e}");
+}
+
+#[test]
+fn a_mailbox_that_gets_another_name_meanwhile_is_neither_missed_nor_seen_twice() {
+    const MANY: u8 = 60;
+    for (location, top, old, new) in [
+        ("sdbox:~/mail", "mail/mailboxes", "a", "z"),
+        ("maildir:~/mail", "mail", ".a", ".z"),
+        ("sdbox:~/mail", "mail/mailboxes", "z", "a"),
+    ] {
+        let lab = Lab::new();
+        let mut store = lab.store(location);
+        for n in 1..=MANY {
+            store.create(&name(&format!("{}{n}", old.trim_start_matches('.'))), guid(n), validity(u32::from(n))).expect("made");
+        }
+        let root = lab.home.path().join(top);
+        let users = std::thread::spawn(move || {
+            for n in 1..=MANY {
+                std::fs::rename(root.join(format!("{old}{n}")), root.join(format!("{new}{n}"))).expect("renamed");
+                std::thread::sleep(Duration::from_millis(3));
+            }
+        });
+        let mut scans = 0;
+        while !users.is_finished() {
+            // It may also say that it cannot tell.
+            let Ok(tree) = store.scan(&Selection::Default) else { continue };
+            let mut guids: Vec<_> = tree.nodes.iter().filter_map(|n| n.identity.map(|i| i.guid)).collect();
+            guids.sort_unstable();
+            assert_eq!(guids, (1..=MANY).map(guid).collect::<Vec<_>>(), "{location}");
+            assert!(tree.problems.is_empty(), "{:?}", tree.problems);
+            scans += 1;
+        }
+        users.join().expect("they end");
+        assert!(scans > 0, "{location}");
+    }
 }

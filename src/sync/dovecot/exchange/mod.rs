@@ -14,7 +14,7 @@ use super::decide;
 use super::view::{Identity, Own, Theirs, Wanted, timestamp};
 use crate::mail::{
     self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
-    Store, Uid,
+    Store, Uid, union_of_uids,
 };
 use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
 use crate::sync::merge::{self, Context, Merged, Missing, Outcome};
@@ -347,14 +347,5 @@ impl<'a> Exchange<'a> {
 
 /// The ranges with these UIDs in them as well.
 fn with_uids(ranges: Vec<(Uid, Uid)>, more: impl Iterator<Item = Uid>) -> Vec<(Uid, Uid)> {
-    let mut all: Vec<(Uid, Uid)> = ranges.into_iter().chain(more.map(|u| (u, u))).collect();
-    all.sort_unstable();
-    let mut out: Vec<(Uid, Uid)> = Vec::with_capacity(all.len());
-    for (first, last) in all {
-        match out.last_mut() {
-            Some((_, end)) if first <= end.next() => *end = last.max(*end),
-            _ => out.push((first, last)),
-        }
-    }
-    out
+    union_of_uids(ranges.into_iter().chain(more.map(|u| (u, u))))
 }

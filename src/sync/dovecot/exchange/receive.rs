@@ -371,7 +371,7 @@ impl Exchange<'_> {
         }
         let held = {
             let sides = (&self.own.facts, &theirs.known.facts);
-            let ranges = held_back(self.s.side, self.s.options.mode, sides, outcome, &import.unreadable);
+            let ranges = held_back(self.s.side, self.s.options.mode, sides, outcome, import);
             let here = |uid: &Uid| self.own.facts.item(*uid).is_none();
             with_uids(ranges, self.own.claims.keys().copied().filter(here))
         };
