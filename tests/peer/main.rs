@@ -6,9 +6,11 @@ mod forward;
 mod lab;
 mod matrix;
 mod options;
+mod rows;
 #[path = "../oracle/lab.rs"]
 #[allow(dead_code)]
 mod oracle;
 #[cfg(feature = "ssh")]
 mod ssh;
 mod tcp;
+mod texts;

@@ -248,6 +248,12 @@ pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Op
             continue;
         }
         let mut m = match (&mine, &other) {
+            // A Dovecot that has the mail under another UID moves it as it is, and looks at nobody's flags.
+            (Some(i), Some(x)) if i.uid != x.uid => {
+                let mut m = sides(i, x, a.uid);
+                (m.flags, m.keywords) = (x.flags, x.keywords.clone());
+                m
+            }
             (Some(i), Some(x)) => sides(i, x, a.uid),
             (Some(i), None) => {
                 let flags = o.map_or(i, |o| &ours[o]);

@@ -112,6 +112,7 @@ impl<'a> NativeLink<'a> {
             },
             allow_empty_source: options.allow_empty_source,
             commit_interval: options.commit_interval,
+            more: code::HelloMore { placement: options.placement },
         }))
     }
 
@@ -123,6 +124,7 @@ impl<'a> NativeLink<'a> {
                 let Said::Hello(hello) = said else { return Err(failed(NativeError("a message out of turn"))) };
                 options.allow_empty_source = hello.allow_empty_source;
                 options.commit_interval = hello.commit_interval;
+                options.placement = hello.more.placement;
                 if let Some(state) = hello.state {
                     options.algorithm = Algorithm::State(state);
                 }

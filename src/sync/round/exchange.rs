@@ -2,6 +2,7 @@
 
 use super::{Decided, Result, Round, RoundError};
 use crate::mail::Uid;
+use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Import, Step, hold_back};
 use crate::sync::flow::{Event, Turn};
 use crate::sync::message::{Gone, LinkError, Message};
@@ -13,7 +14,7 @@ impl Round<'_> {
         sends: &[Uid],
         import: &mut Import<'_>,
         decided: &Decided,
-        turn: &mut Turn<'_, '_>,
+        (turn, at_hand): (&mut Turn<'_, '_>, &mut AtHand),
     ) -> Result<()> {
         // Few flushes, and little to do again after a stop.
         let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
@@ -24,7 +25,9 @@ impl Round<'_> {
         loop {
             self.check_stop()?;
             if let Some(uid) = waiting.filter(|_| turn.flow.has_credit()) {
-                turn.flow.send_mail(self.carry().mail_text(*uid, &import.moved))?;
+                let is_there = decided.own.item(*uid).and_then(|i| i.guid).is_some_and(|g| decided.there.contains(&g));
+                let known = if is_there { self.carry().known(*uid) } else { None };
+                turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(*uid, &import.moved)))?;
                 waiting = outgoing.next();
                 continue;
             }
@@ -43,6 +46,7 @@ impl Round<'_> {
                 (Event::Mail(message), Some(Step::Fetch(m))) => {
                     match message {
                         Message::Mail(text) => self.carry().stage(*text, m, import)?,
+                        Message::Known(known) => self.carry().stage_known(*known, m, import, at_hand)?,
                         Message::Gone(Gone::Unreadable) => {
                             import.unreadable.insert(m.uid);
                         }
