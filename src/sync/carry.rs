@@ -120,7 +120,13 @@ impl Carry<'_> {
     }
 
     /// Stages a mail whose text is in another mailbox of this side. When it has gone from there, another round brings it.
-    pub(super) fn stage_known(&mut self, known: KnownMail, m: &Merged, import: &mut Import<'_>, at_hand: &mut AtHand) -> Result<()> {
+    pub(super) fn stage_known(
+        &mut self,
+        known: KnownMail,
+        m: &Merged,
+        import: &mut Import<'_>,
+        at_hand: &mut AtHand,
+    ) -> Result<()> {
         let KnownMail { uid, guid, facts } = known;
         let key = guid.to_128();
         if let Some(body) = at_hand.mail(&key).filter(|(here, _)| same_size(here, &facts)).map(|(_, body)| body) {

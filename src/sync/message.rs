@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::merge::{Facts, NewGuids};
-use crate::mail::{self, Attribute, AttributeChange, Body, Capabilities, Class, Guid128, MailGuid, MailboxGuid, Status, Tree, Uid};
+use crate::mail::{
+    self, Attribute, AttributeChange, Body, Capabilities, Class, Guid128, MailGuid, MailboxGuid, Status, Tree, Uid,
+};
 
 /// One thing said.
 #[derive(Debug)]

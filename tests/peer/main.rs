@@ -6,10 +6,10 @@ mod forward;
 mod lab;
 mod matrix;
 mod options;
-mod rows;
 #[path = "../oracle/lab.rs"]
 #[allow(dead_code)]
 mod oracle;
+mod rows;
 #[cfg(feature = "ssh")]
 mod ssh;
 mod tcp;

@@ -25,7 +25,16 @@ use crate::os::stop::Stop;
 /// Runs one side to the end.
 pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn Link, stop: &Stop) -> Report {
     let flow = Flow::new(link);
-    let mut brain = Brain { side, options, store, flow, stop, report: Report::default(), saved: State::default(), at_hand: AtHand::default() };
+    let mut brain = Brain {
+        side,
+        options,
+        store,
+        flow,
+        stop,
+        report: Report::default(),
+        saved: State::default(),
+        at_hand: AtHand::default(),
+    };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
     Brain { options: &options, ..brain }.run()

@@ -153,7 +153,8 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     let elsewhere = || {
                         let known = if which.is_master() { &slave_guids } else { &master_guids };
                         let by_user = recorded && !there.renumbered.iter().any(|r| r.from == uid);
-                        !by_user && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
+                        !by_user
+                            && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
                     };
                     (here.is_synced(uid) || recorded && there.is_synced(uid)) && !elsewhere()
                 }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::NativeError;
 use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
-use crate::sync::merge::Facts;
 use crate::sync::Placement;
+use crate::sync::merge::Facts;
 use crate::sync::message::{Attributes, Failure, Finish, Gone, KnownMail, Message, Offer, RoundEnd};
 
 /// The longest message: the facts of more than a million mails.

@@ -36,12 +36,7 @@ pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand
 }
 
 /// One round of these mailboxes. Gives those that need another one.
-fn once(
-    rounds: &mut [Entrant<'_>],
-    open: &[usize],
-    n: u32,
-    (flow, at_hand): (&mut Flow<'_>, &mut AtHand),
-) -> Result<Vec<usize>> {
+fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&mut Flow<'_>, &mut AtHand)) -> Result<Vec<usize>> {
     let jobs: Vec<Job<()>> = open.iter().map(|&i| (i, Ok(()))).collect();
     let begin = |round: &mut Round<'_>, ()| {
         let own = round.begin(n > 1)?;
