@@ -62,7 +62,7 @@ pub(super) enum Said {
     Facts(Box<Facts>),
     Guids(Vec<Option<MailGuid>>, #[serde(skip)] Vec<Guid128>),
     Mail(MailSaid),
-    Text(Vec<u8>),
+    Text(#[serde(with = "octets")] Vec<u8>),
     /// All of the text was sent; or it could not be read to its end.
     TextEnd(Result<(), String>),
     Gone(Gone),
@@ -70,6 +70,34 @@ pub(super) enum Said {
     Done(Result<RoundEnd, Failure>),
     Finish(Finish),
     Known(Box<KnownMail>),
+}
+
+/// Octets in one piece: written as any list of them, only at once.
+mod octets {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(data: &impl AsRef<[u8]>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(data.as_ref())
+    }
+
+    struct Octets;
+
+    impl Visitor<'_> for Octets {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("octets")
+        }
+
+        fn visit_bytes<E: Error>(self, data: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(data.to_vec())
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_bytes(Octets)
+    }
 }
 
 /// A mail without its text.
@@ -173,4 +201,61 @@ fn checked(facts: Facts) -> Result<Facts, NativeError> {
     let ranges = [&facts.held_back, &facts.native, &facts.synced];
     let ranged = ranges.iter().all(|r| r.iter().all(|(a, b)| a <= b) && r.is_sorted_by(|a, b| a.1 < b.0));
     if ascending && ranged { Ok(facts) } else { Err(NativeError("facts out of order")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn again(said: &Said) -> Said {
+        let mut wire = Vec::new();
+        write(said, &mut wire).expect("short");
+        let (said, used) = read(&wire).expect("well formed").expect("whole");
+        assert_eq!(used, wire.len());
+        said
+    }
+
+    /// What the first version wrote and read.
+    #[derive(Debug, Serialize, Deserialize)]
+    enum First {
+        Hello { state: Option<String>, allow_empty_source: bool, commit_interval: u32 },
+    }
+
+    #[test]
+    fn an_older_peer_skips_what_came_later() {
+        let placement = Placement::OlderThan(Timestamp(7));
+        let hello =
+            Hello { state: Some("s".into()), allow_empty_source: true, commit_interval: 9, more: HelloMore { placement } };
+        let Said::Hello(seen) = again(&Said::Hello(hello.clone())) else { panic!("a hello") };
+        assert_eq!(seen, hello);
+
+        let mut wire = Vec::new();
+        write(&Said::Hello(hello), &mut wire).expect("short");
+        let First::Hello { state, commit_interval, .. } = postcard::from_bytes(&wire[4..]).expect("the old part is as it was");
+        assert_eq!((state.as_deref(), commit_interval), (Some("s"), 9));
+
+        let old = First::Hello { state: None, allow_empty_source: false, commit_interval: 3 };
+        let old = postcard::to_stdvec(&old).expect("short");
+        let mut wire = u32::try_from(old.len()).expect("short").to_le_bytes().to_vec();
+        wire.extend(old);
+        let Ok(Some((Said::Hello(seen), _))) = read(&wire) else { panic!("a hello") };
+        assert_eq!((seen.commit_interval, seen.more), (3, HelloMore::default()));
+    }
+
+    #[test]
+    fn texts_and_guids_come_back() {
+        let text: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+        let Said::Text(seen) = again(&Said::Text(text.clone())) else { panic!("a text") };
+        assert_eq!(seen, text);
+        assert_eq!(
+            postcard::to_stdvec(&Said::Text(text.clone())).expect("short")[1..],
+            postcard::to_stdvec(&text).expect("short")[..],
+            "as a list"
+        );
+        for here in [Vec::new(), vec![MailGuid::from_bytes([3; 16]).to_128()]] {
+            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], here.clone())) else { panic!("GUIDs") };
+            assert_eq!((guids, seen), (vec![None], here));
+        }
+    }
 }

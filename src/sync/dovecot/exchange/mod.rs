@@ -158,6 +158,7 @@ struct Exchange<'a> {
     requested: Vec<Uid>,
     next_requested: usize,
     body: Option<Box<dyn Read + Send>>,
+    buffer: Vec<u8>,
     // What is received.
     receiving: Phase,
     incoming: Option<Incoming>,
@@ -244,6 +245,7 @@ impl<'a> Exchange<'a> {
             requested: Vec::new(),
             next_requested: 0,
             body: None,
+            buffer: Vec::new(),
             receiving: match (receives, with_attributes) {
                 (true, true) => Phase::Attributes,
                 (true, false) => Phase::Changes,
