@@ -8,8 +8,24 @@ use crate::sync::flow::{Event, Turn};
 use crate::sync::message::{Gone, LinkError, Message};
 
 impl Round<'_> {
-    /// Sends these mails and takes in what shall come.
+    /// Sends these mails and takes in what shall come. What has come whole stays, however the exchange ends: the next run goes on
+    /// behind it.
     pub(super) fn exchange(
+        &mut self,
+        sends: &[Uid],
+        import: &mut Import<'_>,
+        decided: &Decided,
+        with: (&mut Turn<'_, '_>, &mut AtHand),
+    ) -> Result<()> {
+        let result = self.send_and_receive(sends, import, decided, with);
+        if import.rebuild || matches!(result, Err(RoundError::Own(_))) {
+            return result;
+        }
+        let kept = self.commit(import, decided);
+        result.and(kept)
+    }
+
+    fn send_and_receive(
         &mut self,
         sends: &[Uid],
         import: &mut Import<'_>,
@@ -20,6 +36,7 @@ impl Round<'_> {
         let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
         let mut outgoing = sends.iter();
         let mut waiting = outgoing.next();
+        let mut cut = None;
         let mut steps = std::mem::take(&mut import.steps).into_iter();
         let mut step = steps.next();
         loop {
@@ -27,8 +44,15 @@ impl Round<'_> {
             if let Some(uid) = waiting.filter(|_| turn.flow.has_credit()) {
                 let is_there = decided.own.item(*uid).and_then(|i| i.guid).is_some_and(|g| decided.there.contains(&g));
                 let known = if is_there { self.carry().known(*uid) } else { None };
-                turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(*uid, &import.moved)))?;
-                waiting = outgoing.next();
+                let sent = turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(*uid, &import.moved)));
+                match sent {
+                    Ok(()) => waiting = outgoing.next(),
+                    // Nobody listens any more. What has been said before may be here already.
+                    Err(e) => {
+                        waiting = None;
+                        cut = Some(e);
+                    }
+                }
                 continue;
             }
             match step {
@@ -62,10 +86,7 @@ impl Round<'_> {
                 self.commit(import, decided)?;
             }
         }
-        if !import.rebuild {
-            self.commit(import, decided)?;
-        }
-        Ok(())
+        cut.map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn commit(&mut self, import: &mut Import<'_>, decided: &Decided) -> Result<()> {
