@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::at_hand::AtHand;
 use super::facts::BadMail;
 use super::merge::{Facts, Item, Merged, Outcome};
-use super::message::{Gone, MailText, Message};
+use super::message::{Gone, KnownMail, MailText, Message};
 use super::round::{RoundError, RoundReport};
 use super::tree::Side;
 use super::{Mode, Options, Placement};
@@ -100,6 +101,35 @@ impl Carry<'_> {
         let facts = self.mailbox.facts(uid)?;
         let guid = self.mailbox.guid(uid)?;
         Ok(MailText { uid, guid, facts, body })
+    }
+
+    /// What the other side needs of a mail whose text it has; none if it is better looked for in the usual way.
+    pub(super) fn known(&mut self, uid: Uid) -> Option<Message> {
+        let facts = self.mailbox.facts(uid).ok()?;
+        let guid = self.mailbox.guid(uid).ok()?;
+        Some(Message::Known(Box::new(KnownMail { uid, guid, facts })))
+    }
+
+    /// Stages a mail whose text is in another mailbox of this side. When it has gone from there, another round brings it.
+    pub(super) fn stage_known(
+        &mut self,
+        known: KnownMail,
+        m: &Merged,
+        import: &mut Import<'_>,
+        at_hand: &mut AtHand,
+    ) -> Result<()> {
+        let KnownMail { uid, guid, facts } = known;
+        let key = guid.to_128();
+        if let Some(body) = at_hand.mail(&key).filter(|(here, _)| same_size(here, &facts)).map(|(_, body)| body) {
+            self.stage(MailText { uid, guid, facts, body }, m, import)?;
+            if !import.unreadable.contains(&m.uid) {
+                return Ok(());
+            }
+        }
+        at_hand.forget(&key);
+        import.unreadable.insert(m.uid);
+        import.surprised = true;
+        Ok(())
     }
 
     pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
@@ -249,6 +279,11 @@ impl Carry<'_> {
         self.report.done.rebuilt += 1;
         Ok(())
     }
+}
+
+/// Nothing says that they are of different sizes.
+fn same_size(a: &mail::Facts, b: &mail::Facts) -> bool {
+    a.virtual_size.zip(b.virtual_size).is_none_or(|(a, b)| a == b)
 }
 
 fn new_mail(m: &Merged, guid: mail::MailGuid, facts: &mail::Facts) -> NewMail {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use super::merge::{Facts, NewGuids};
-use crate::mail::{self, Attribute, AttributeChange, Body, Capabilities, Class, MailGuid, MailboxGuid, Status, Tree, Uid};
+use crate::mail::{
+    self, Attribute, AttributeChange, Body, Capabilities, Class, Guid128, MailGuid, MailboxGuid, Status, Tree, Uid,
+};
 
 /// One thing said.
 #[derive(Debug)]
@@ -22,10 +24,13 @@ pub enum Message {
     Attributes(Box<Attributes>),
     /// What the sender knows of the mailbox's mails.
     Facts(Arc<Facts>),
-    /// The full GUIDs of the sender's mails that are not common.
-    Guids(NewGuids),
+    /// The full GUIDs of the sender's mails that are not common, and mails of the other side whose texts the sender has elsewhere:
+    /// they need not travel.
+    Guids(NewGuids, Vec<Guid128>),
     /// A mail, in the order in which the receiver needs them.
     Mail(Box<MailText>),
+    /// The next mail, whose text the receiver has said to have.
+    Known(Box<KnownMail>),
     /// The next mail cannot be had.
     Gone(Gone),
     /// The receiver has room for this many more mails.
@@ -88,6 +93,17 @@ pub struct MailText {
     pub facts: mail::Facts,
     /// Its text.
     pub body: Body,
+}
+
+/// A mail without its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownMail {
+    /// Its UID at the sender.
+    pub uid: Uid,
+    /// Its GUID.
+    pub guid: MailGuid,
+    /// Dates and POP3 values.
+    pub facts: mail::Facts,
 }
 
 /// Why a mail cannot be had.
@@ -204,8 +220,8 @@ impl Message {
             Self::Offer(_) => "a mailbox",
             Self::Attributes(_) => "attributes",
             Self::Facts(_) => "a mailbox's mails",
-            Self::Guids(_) => "GUIDs",
-            Self::Mail(_) => "a mail",
+            Self::Guids(..) => "GUIDs",
+            Self::Mail(_) | Self::Known(_) => "a mail",
             Self::Gone(_) => "a missing mail",
             Self::Credit(_) => "credit",
             Self::Done(_) => "the end of a mailbox",

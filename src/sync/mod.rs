@@ -3,6 +3,7 @@
 //! Both compute the same outcome from the same facts ([`merge`] is a pure function of master's and slave's facts), and each
 //! makes its own side equal to it. Knows no storage and no wire.
 
+mod at_hand;
 mod attributes;
 mod brain;
 mod carry;

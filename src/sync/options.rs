@@ -1,5 +1,6 @@
 //! What the user asked of a run, as the engine understands it (sync.md 1.1).
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use super::tree::Side;
@@ -113,7 +114,7 @@ pub enum FlagOrKeyword {
 }
 
 /// Where mails go that come from the other side: `--alt`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Placement {
     /// Into the alternative storage if they lie in the alternative storage there.
     #[default]
@@ -156,7 +157,7 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// Which mails (`-t`, `-e`, `-I`, `-O`).
     pub filter: Filter,
-    /// Name of the virtual mailbox with all mails (`-a`).
+    /// Name of the virtual mailbox with all mails (`-a`): texts that are in it do not travel.
     pub all_mailbox: Option<String>,
     /// Purge the slave's storage at the end (`-P`).
     pub purge: bool,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::at_hand::AtHand;
 use super::flow::Flow;
 use super::message::{Channel, Link as _, Message};
 use super::model::{ModelBox, ModelMail, ModelStore};
@@ -306,7 +307,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         return report;
     }
     let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, name: &name, report })];
-    round::run(&mut rounds, &mut Flow::new(&mut link)).expect("the other side lives");
+    round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default()).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
     round.report

@@ -13,6 +13,8 @@ use crate::os::stop::Stop;
 const READ_AHEAD: usize = 4 << 20;
 /// More than this is not queued where the sender can wait instead.
 const ROOM: usize = 256 << 10;
+/// Octets a second that are taken without packing them: about what a gigabit line carries.
+const FAST: f64 = 100e6;
 /// What is collected before it is given to the writer.
 const FLUSH: usize = 64 << 10;
 /// How often a waiting session looks whether it shall stop.
@@ -76,6 +78,26 @@ struct Queues {
     /// The writer has ended.
     written: bool,
     active: Option<Instant>,
+    rate: Rate,
+}
+
+/// How fast the line takes what is written, of late.
+#[derive(Default)]
+struct Rate {
+    octets: f64,
+    seconds: f64,
+}
+
+impl Rate {
+    fn add(&mut self, octets: usize, time: Duration) {
+        // Older parts count less and less.
+        self.octets = self.octets * 0.75 + f64::from(u32::try_from(octets).unwrap_or(u32::MAX));
+        self.seconds = self.seconds * 0.75 + time.as_secs_f64();
+    }
+
+    fn is_slow(&self) -> bool {
+        self.octets < FAST * self.seconds
+    }
 }
 
 #[derive(Default)]
@@ -126,8 +148,11 @@ impl Shared {
         loop {
             if let Some(part) = queues.output.pop_front() {
                 drop(queues);
+                let began = Instant::now();
                 let result = to.write_all(&part).and_then(|()| to.flush());
+                let time = began.elapsed();
                 queues = self.lock();
+                queues.rate.add(part.len(), time);
                 queues.output_size -= part.len();
                 queues.active = Some(Instant::now());
                 // What is read tells what has happened; until then everything goes on.
@@ -266,10 +291,11 @@ impl Conn {
         self.shared.lock().output_size + self.out.len() < ROOM
     }
 
-    /// How much waits to be written.
+    /// Octets wait to be written, and the line is slower than packing them would be.
     #[must_use]
-    pub fn queued(&self) -> usize {
-        self.shared.lock().output_size
+    pub fn is_slow(&self) -> bool {
+        let queues = self.shared.lock();
+        queues.output_size > 0 && queues.rate.is_slow()
     }
 
     /// Gives everything that was queued to the writer.

@@ -9,6 +9,8 @@ mod options;
 #[path = "../oracle/lab.rs"]
 #[allow(dead_code)]
 mod oracle;
+mod rows;
 #[cfg(feature = "ssh")]
 mod ssh;
 mod tcp;
+mod texts;

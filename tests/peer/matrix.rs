@@ -43,6 +43,11 @@ impl Pair {
         }
         // Of two INBOXes that were made apart Dovecot's first run copes with one only.
         client.doveadm(&["sync", &server.location]);
+        Self::of(lab, client, server)
+    }
+
+    /// Two sides as they are.
+    pub const fn of(lab: Lab, client: Side, server: Side) -> Self {
         Self { lab, client, server, changes: Cell::new(0) }
     }
 
@@ -69,24 +74,18 @@ impl Pair {
 
     /// The words that run a side's `dsync-server`, for a command or for a shell.
     pub fn server_words(&self, who: Who) -> Vec<String> {
-        let conf = self.lab.path().join("dovecot.conf");
         let home = self.server.home.display();
-        let words = [
+        let mut words = vec![
             "env".into(),
             "-i".into(),
             "PATH=/usr/bin:/bin".into(),
             "USER=u1".into(),
             format!("HOME={home}"),
             who.program().into(),
-            "-c".into(),
-            conf.display().to_string(),
-            "-o".into(),
-            format!("mail_location={}", self.server.location),
-            "-o".into(),
-            format!("mail_home={home}"),
-            "dsync-server".into(),
         ];
-        words.into()
+        words.extend(self.server.options());
+        words.push("dsync-server".into());
+        words
     }
 
     pub fn dovecot(&self) -> Dovecot {

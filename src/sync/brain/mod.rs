@@ -13,6 +13,7 @@ mod work;
 
 use std::sync::Arc;
 
+use super::at_hand::AtHand;
 use super::flow::Flow;
 use super::message::{Failure, Finish, Link, LinkError, Message};
 use super::report::Report;
@@ -24,7 +25,16 @@ use crate::os::stop::Stop;
 /// Runs one side to the end.
 pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn Link, stop: &Stop) -> Report {
     let flow = Flow::new(link);
-    let mut brain = Brain { side, options, store, flow, stop, report: Report::default(), saved: State::default() };
+    let mut brain = Brain {
+        side,
+        options,
+        store,
+        flow,
+        stop,
+        report: Report::default(),
+        saved: State::default(),
+        at_hand: AtHand::default(),
+    };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
     Brain { options: &options, ..brain }.run()
@@ -38,6 +48,7 @@ struct Brain<'a> {
     stop: &'a Stop,
     report: Report,
     saved: State,
+    at_hand: AtHand,
 }
 
 impl Brain<'_> {
@@ -91,6 +102,7 @@ impl Brain<'_> {
             other => return Err(unexpected(&other, "a mailbox tree")),
         };
         let plan = self.sync_tree(&own, &peer)?;
+        self.at_hand = AtHand::new(self.options.all_mailbox.as_ref(), &own);
         // What this side has of the mailboxes follows at once: the other side's word is waited for only then.
         let mailboxes = if self.options.only == Only::TreeOnly { &[][..] } else { &plan.mailboxes };
         let seen = self.look_at(mailboxes)?;

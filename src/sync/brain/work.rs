@@ -46,7 +46,10 @@ impl<'a> Brain<'a> {
         let differ: Vec<bool> = portion.iter().map(|w| w.attributes).collect();
         let (pairs, mut rounds) = self.lock_in_turn(portion, unified)?;
         self.sync_attributes(&pairs, &mut rounds, &differ)?;
-        let result = round::run(&mut rounds, &mut self.flow);
+        if !self.options.mode.is_source(self.side) {
+            self.at_hand.open(self.store);
+        }
+        let result = round::run(&mut rounds, &mut self.flow, &mut self.at_hand);
         for (pair, round) in pairs.into_iter().zip(rounds) {
             if let Ok(round) = round {
                 self.note(pair, round.report);

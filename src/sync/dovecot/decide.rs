@@ -248,6 +248,12 @@ pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Op
             continue;
         }
         let mut m = match (&mine, &other) {
+            // A Dovecot that has the mail under another UID moves it as it is, and looks at nobody's flags.
+            (Some(i), Some(x)) if i.uid != x.uid => {
+                let mut m = sides(i, x, a.uid);
+                (m.flags, m.keywords) = (x.flags, x.keywords.clone());
+                m
+            }
             (Some(i), Some(x)) => sides(i, x, a.uid),
             (Some(i), None) => {
                 let flags = o.map_or(i, |o| &ours[o]);
@@ -415,5 +421,24 @@ mod tests {
         let b = known(4, &[(1, "a"), (2, "b"), (3, "c")]);
         assert_eq!(outcome(&a, &b), "1:a 3:c", "it is not fetched");
         assert_eq!(relate(&b.facts, &a.facts, None).pairs.len(), 3, "and the other side keeps it");
+    }
+
+    #[test]
+    fn a_mail_that_moves_keeps_the_flags_it_has_over_there() {
+        let mut a = known(5, &[(2, "b"), (3, "c"), (4, "d")]);
+        let mut b = known(5, &[(3, "b"), (4, "c")]);
+        a.facts.items[1].flags = Flags::SEEN;
+        a.facts.items[1].modseq = ModSeq(8);
+        b.facts.items[1].flags = Flags::FLAGGED;
+        for (own, peer, expected) in [(&a, &b, Flags::FLAGGED), (&b, &a, Flags::SEEN)] {
+            let d = two_way(Side::Master, own, peer, None, false);
+            let is_c = |k: &Known, uid: Option<Uid>| {
+                uid.is_some_and(|u| {
+                    k.facts.items.iter().position(|i| i.uid == u).and_then(|n| k.keys[n].clone()) == MailGuid::new("c")
+                })
+            };
+            let moved = d.outcome.mails.iter().find(|m| is_c(own, m.master)).expect("it stays");
+            assert_eq!(moved.flags, expected, "the other side does not look at ours");
+        }
     }
 }

@@ -94,6 +94,11 @@ pub(super) fn deletes(own: &Tree, peer_separator: Option<u8>) -> Deletes {
     }
 }
 
+/// The D would tell of directories or subscriptions.
+pub(super) fn tells_names(own: &Tree) -> bool {
+    own.deletions.iter().any(|d| !matches!(d.key, DeletionKey::Mailbox(_)))
+}
+
 /// The other side's tree.
 ///
 /// # Errors

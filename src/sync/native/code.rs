@@ -1,8 +1,11 @@
 //! Messages as octets.
 //!
 //! ```text
-//! message = length(4, little endian) postcard(Said)
+//! message = length(4, little endian) postcard(Said) more
 //! ```
+//! What was thought of later stands in `more`, which those that know nothing of it skip; where it is missing, it is empty:
+//! after `Hello` a `HelloMore`, after `Guids` the GUIDs of mails that need not be sent.
+//!
 //! A mail's text follows its `Mail` in `Text` parts and ends with `TextEnd`.
 
 use std::sync::Arc;
@@ -10,9 +13,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NativeError;
-use crate::mail::{self, Class, Deletion, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
+use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
+use crate::sync::Placement;
 use crate::sync::merge::Facts;
-use crate::sync::message::{Attributes, Failure, Finish, Gone, Message, Offer, RoundEnd};
+use crate::sync::message::{Attributes, Failure, Finish, Gone, KnownMail, Message, Offer, RoundEnd};
 
 /// The longest message: the facts of more than a million mails.
 pub(super) const MOST: usize = 64 << 20;
@@ -26,6 +30,15 @@ pub(super) struct Hello {
     pub allow_empty_source: bool,
     /// How many mails are committed together.
     pub commit_interval: u32,
+    #[serde(skip)]
+    pub more: HelloMore,
+}
+
+/// What else it wants.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HelloMore {
+    /// Where mails go (`--alt`). An older slave keeps them where they lie at the master.
+    pub placement: Placement,
 }
 
 /// A tree, with the reasons of its problems as text.
@@ -47,15 +60,44 @@ pub(super) enum Said {
     Offer(Result<Box<Offer>, Failure>),
     Attributes(Box<Attributes>),
     Facts(Box<Facts>),
-    Guids(Vec<Option<MailGuid>>),
+    Guids(Vec<Option<MailGuid>>, #[serde(skip)] Vec<Guid128>),
     Mail(MailSaid),
-    Text(Vec<u8>),
+    Text(#[serde(with = "octets")] Vec<u8>),
     /// All of the text was sent; or it could not be read to its end.
     TextEnd(Result<(), String>),
     Gone(Gone),
     Credit(u32),
     Done(Result<RoundEnd, Failure>),
     Finish(Finish),
+    Known(Box<KnownMail>),
+}
+
+/// Octets in one piece: written as any list of them, only at once.
+mod octets {
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    pub fn serialize<S: Serializer>(data: &impl AsRef<[u8]>, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_bytes(data.as_ref())
+    }
+
+    struct Octets;
+
+    impl Visitor<'_> for Octets {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("octets")
+        }
+
+        fn visit_bytes<E: Error>(self, data: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(data.to_vec())
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        from.deserialize_bytes(Octets)
+    }
 }
 
 /// A mail without its text.
@@ -71,7 +113,13 @@ pub(super) struct MailSaid {
 pub(super) fn write(said: &Said, out: &mut Vec<u8>) -> Result<(), NativeError> {
     let start = out.len();
     out.extend([0; 4]);
-    let mut data = postcard::to_extend(said, std::mem::take(out)).map_err(|_| NativeError("a message that cannot be written"))?;
+    let cannot = |_| NativeError("a message that cannot be written");
+    let data = postcard::to_extend(said, std::mem::take(out)).map_err(cannot)?;
+    let mut data = match said {
+        Said::Hello(hello) => postcard::to_extend(&hello.more, data).map_err(cannot)?,
+        Said::Guids(_, here) if !here.is_empty() => postcard::to_extend(here, data).map_err(cannot)?,
+        _ => data,
+    };
     let len = data.len() - start - 4;
     if len > MOST {
         return Err(NativeError("too much for one message"));
@@ -89,7 +137,13 @@ pub(super) fn read(octets: &[u8]) -> Result<Option<(Said, usize)>, NativeError> 
         return Err(NativeError("too much for one message"));
     }
     let Some(data) = rest.get(..len) else { return Ok(None) };
-    let said = postcard::from_bytes(data).map_err(|_| NativeError("a message that makes no sense"))?;
+    let senseless = |_| NativeError("a message that makes no sense");
+    let (mut said, more) = postcard::take_from_bytes(data).map_err(senseless)?;
+    match &mut said {
+        Said::Hello(hello) if !more.is_empty() => hello.more = postcard::from_bytes(more).map_err(senseless)?,
+        Said::Guids(_, here) if !more.is_empty() => *here = postcard::from_bytes(more).map_err(senseless)?,
+        _ => {}
+    }
     Ok(Some((said, 4 + len)))
 }
 
@@ -107,10 +161,11 @@ pub(super) fn said(message: &Message) -> Said {
         Message::Offer(o) => Said::Offer(o.clone()),
         Message::Attributes(a) => Said::Attributes(a.clone()),
         Message::Facts(f) => Said::Facts(Box::new(Facts::clone(f))),
-        Message::Guids(g) => Said::Guids(g.clone()),
+        Message::Guids(g, here) => Said::Guids(g.clone(), here.clone()),
         Message::Mail(m) => {
             Said::Mail(MailSaid { uid: m.uid, guid: m.guid.clone(), facts: m.facts.clone(), virtual_size: m.body.virtual_size })
         }
+        Message::Known(k) => Said::Known(k.clone()),
         Message::Gone(g) => Said::Gone(*g),
         Message::Credit(n) => Said::Credit(*n),
         Message::Done(r) => Said::Done(r.clone()),
@@ -130,7 +185,8 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
         Said::Offer(o) => Message::Offer(o),
         Said::Attributes(a) => Message::Attributes(a),
         Said::Facts(f) => Message::Facts(Arc::new(checked(*f)?)),
-        Said::Guids(g) => Message::Guids(g),
+        Said::Guids(g, here) => Message::Guids(g, here),
+        Said::Known(k) => Message::Known(k),
         Said::Gone(g) => Message::Gone(g),
         Said::Credit(n) => Message::Credit(n),
         Said::Done(r) => Message::Done(r),
@@ -145,4 +201,61 @@ fn checked(facts: Facts) -> Result<Facts, NativeError> {
     let ranges = [&facts.held_back, &facts.native, &facts.synced];
     let ranged = ranges.iter().all(|r| r.iter().all(|(a, b)| a <= b) && r.is_sorted_by(|a, b| a.1 < b.0));
     if ascending && ranged { Ok(facts) } else { Err(NativeError("facts out of order")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Timestamp;
+
+    fn again(said: &Said) -> Said {
+        let mut wire = Vec::new();
+        write(said, &mut wire).expect("short");
+        let (said, used) = read(&wire).expect("well formed").expect("whole");
+        assert_eq!(used, wire.len());
+        said
+    }
+
+    /// What the first version wrote and read.
+    #[derive(Debug, Serialize, Deserialize)]
+    enum First {
+        Hello { state: Option<String>, allow_empty_source: bool, commit_interval: u32 },
+    }
+
+    #[test]
+    fn an_older_peer_skips_what_came_later() {
+        let placement = Placement::OlderThan(Timestamp(7));
+        let hello =
+            Hello { state: Some("s".into()), allow_empty_source: true, commit_interval: 9, more: HelloMore { placement } };
+        let Said::Hello(seen) = again(&Said::Hello(hello.clone())) else { panic!("a hello") };
+        assert_eq!(seen, hello);
+
+        let mut wire = Vec::new();
+        write(&Said::Hello(hello), &mut wire).expect("short");
+        let First::Hello { state, commit_interval, .. } = postcard::from_bytes(&wire[4..]).expect("the old part is as it was");
+        assert_eq!((state.as_deref(), commit_interval), (Some("s"), 9));
+
+        let old = First::Hello { state: None, allow_empty_source: false, commit_interval: 3 };
+        let old = postcard::to_stdvec(&old).expect("short");
+        let mut wire = u32::try_from(old.len()).expect("short").to_le_bytes().to_vec();
+        wire.extend(old);
+        let Ok(Some((Said::Hello(seen), _))) = read(&wire) else { panic!("a hello") };
+        assert_eq!((seen.commit_interval, seen.more), (3, HelloMore::default()));
+    }
+
+    #[test]
+    fn texts_and_guids_come_back() {
+        let text: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+        let Said::Text(seen) = again(&Said::Text(text.clone())) else { panic!("a text") };
+        assert_eq!(seen, text);
+        assert_eq!(
+            postcard::to_stdvec(&Said::Text(text.clone())).expect("short")[1..],
+            postcard::to_stdvec(&text).expect("short")[..],
+            "as a list"
+        );
+        for here in [Vec::new(), vec![MailGuid::from_bytes([3; 16]).to_128()]] {
+            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], here.clone())) else { panic!("GUIDs") };
+            assert_eq!((guids, seen), (vec![None], here));
+        }
+    }
 }

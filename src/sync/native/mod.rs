@@ -43,6 +43,9 @@ pub(super) struct NativeLink<'a> {
     mail: Option<(MailSaid, Text)>,
     waiting: usize,
     spill: Spill,
+    /// Parts of texts on their way out.
+    buffer: Vec<u8>,
+    part: Vec<u8>,
 }
 
 /// Texts that wait, one behind the other in a file that nobody else sees.
@@ -98,6 +101,8 @@ impl<'a> NativeLink<'a> {
             mail: None,
             waiting: 0,
             spill: Spill { dir: temp_dir.to_owned(), file: None, path: PathBuf::new(), end: 0 },
+            buffer: Vec::new(),
+            part: Vec::new(),
             conn,
         };
         let rest = link.conn.unread();
@@ -114,6 +119,7 @@ impl<'a> NativeLink<'a> {
             },
             allow_empty_source: options.allow_empty_source,
             commit_interval: options.commit_interval,
+            more: code::HelloMore { placement: options.placement },
         }))
     }
 
@@ -125,6 +131,7 @@ impl<'a> NativeLink<'a> {
                 let Said::Hello(hello) = said else { return Err(failed(NativeError("a message out of turn"))) };
                 options.allow_empty_source = hello.allow_empty_source;
                 options.commit_interval = hello.commit_interval;
+                options.placement = hello.more.placement;
                 if let Some(state) = hello.state {
                     options.algorithm = Algorithm::State(state);
                 }
@@ -149,8 +156,8 @@ impl<'a> NativeLink<'a> {
         let mut out = Vec::new();
         while rest.len() >= most || end && !rest.is_empty() {
             let (block, after) = rest.split_at(rest.len().min(most));
-            // What waits to be written anyway may as well be made smaller.
-            let slow = self.conn.queued() > 0;
+            // What waits for a slow line anyway may as well be made smaller.
+            let slow = self.conn.is_slow();
             blocks::write(block, slow, &mut out);
             self.conn.send_raw(&out);
             out.clear();
@@ -189,7 +196,7 @@ impl<'a> NativeLink<'a> {
                     };
                     self.mail = Some((mail, text));
                 }
-                Said::Text(part) => self.text(&part)?,
+                Said::Text(part) => self.text(part)?,
                 Said::TextEnd(result) => self.text_end(result)?,
                 other => self.arrived.push_back(code::message(other).map_err(failed)?),
             }
@@ -198,13 +205,17 @@ impl<'a> NativeLink<'a> {
         Ok(())
     }
 
-    fn text(&mut self, part: &[u8]) -> Result<(), LinkError> {
+    fn text(&mut self, part: Vec<u8>) -> Result<(), LinkError> {
         let spilled = |e: crate::os::fs::Error| LinkError::Failed(e.to_string());
         match &mut self.mail {
             None => return Err(failed(NativeError("a text without a mail"))),
             Some((_, Text::Memory(data))) if data.len() + part.len() <= IN_MEMORY => {
                 self.waiting += part.len();
-                data.extend_from_slice(part);
+                if data.is_empty() {
+                    *data = part;
+                } else {
+                    data.extend_from_slice(&part);
+                }
             }
             Some((_, text)) => {
                 if let Text::Memory(data) = text {
@@ -212,7 +223,7 @@ impl<'a> NativeLink<'a> {
                     let offset = self.spill.append(data).map_err(spilled)?;
                     *text = Text::File { offset, len: data.len() as u64 };
                 }
-                let at = self.spill.append(part).map_err(spilled)?;
+                let at = self.spill.append(&part).map_err(spilled)?;
                 if let Text::File { offset, len } = text {
                     if *len == 0 {
                         *offset = at;
@@ -239,20 +250,38 @@ impl<'a> NativeLink<'a> {
         Ok(())
     }
 
-    fn send_text(&mut self, mut reader: Box<dyn Read + Send>) -> Result<(), LinkError> {
-        let mut buffer = vec![0; PART];
-        loop {
-            let n = match reader.read(&mut buffer) {
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return self.say(&Said::TextEnd(Err(e.to_string()))),
-            };
-            if n == 0 {
-                return self.say(&Said::TextEnd(Ok(())));
+    fn send_text(&mut self, mut body: Body) -> Result<(), LinkError> {
+        if let Some(whole) = &body.whole {
+            for part in whole.as_ref().chunks(PART) {
+                self.send_part(part)?;
             }
-            self.say(&Said::Text(buffer[..n].to_vec()))?;
-            self.make_room()?;
+            return self.say(&Said::TextEnd(Ok(())));
         }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PART, 0);
+        let result = loop {
+            match body.reader.read(&mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(n) => self.send_part(&buffer[..n])?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Err(e.to_string()),
+            }
+        };
+        self.buffer = buffer;
+        self.say(&Said::TextEnd(result))
+    }
+
+    fn send_part(&mut self, part: &[u8]) -> Result<(), LinkError> {
+        // One piece of memory for all of them.
+        let mut copy = std::mem::take(&mut self.part);
+        copy.clear();
+        copy.extend_from_slice(part);
+        let said = Said::Text(copy);
+        self.say(&said)?;
+        if let Said::Text(copy) = said {
+            self.part = copy;
+        }
+        self.make_room()
     }
 
     /// Waits until more can be queued, taking in what comes meanwhile: the other side may be sending as much.
@@ -279,7 +308,7 @@ impl Link for NativeLink<'_> {
     fn send(&mut self, message: Message) -> Result<(), LinkError> {
         self.say(&code::said(&message))?;
         if let Message::Mail(mail) = message {
-            self.send_text(mail.body.reader)?;
+            self.send_text(mail.body)?;
         }
         Ok(())
     }

@@ -2,30 +2,57 @@
 
 use super::{Decided, Result, Round, RoundError};
 use crate::mail::Uid;
+use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Import, Step, hold_back};
 use crate::sync::flow::{Event, Turn};
 use crate::sync::message::{Gone, LinkError, Message};
 
 impl Round<'_> {
-    /// Sends these mails and takes in what shall come.
+    /// Sends these mails and takes in what shall come. What has come whole stays, however the exchange ends: the next run goes on
+    /// behind it.
     pub(super) fn exchange(
         &mut self,
         sends: &[Uid],
         import: &mut Import<'_>,
         decided: &Decided,
-        turn: &mut Turn<'_, '_>,
+        with: (&mut Turn<'_, '_>, &mut AtHand),
+    ) -> Result<()> {
+        let result = self.send_and_receive(sends, import, decided, with);
+        if import.rebuild || matches!(result, Err(RoundError::Own(_))) {
+            return result;
+        }
+        let kept = self.commit(import, decided);
+        result.and(kept)
+    }
+
+    fn send_and_receive(
+        &mut self,
+        sends: &[Uid],
+        import: &mut Import<'_>,
+        decided: &Decided,
+        (turn, at_hand): (&mut Turn<'_, '_>, &mut AtHand),
     ) -> Result<()> {
         // Few flushes, and little to do again after a stop.
         let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
         let mut outgoing = sends.iter();
         let mut waiting = outgoing.next();
+        let mut cut = None;
         let mut steps = std::mem::take(&mut import.steps).into_iter();
         let mut step = steps.next();
         loop {
             self.check_stop()?;
             if let Some(uid) = waiting.filter(|_| turn.flow.has_credit()) {
-                turn.flow.send_mail(self.carry().mail_text(*uid, &import.moved))?;
-                waiting = outgoing.next();
+                let is_there = decided.own.item(*uid).and_then(|i| i.guid).is_some_and(|g| decided.there.contains(&g));
+                let known = if is_there { self.carry().known(*uid) } else { None };
+                let sent = turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(*uid, &import.moved)));
+                match sent {
+                    Ok(()) => waiting = outgoing.next(),
+                    // Nobody listens any more. What has been said before may be here already.
+                    Err(e) => {
+                        waiting = None;
+                        cut = Some(e);
+                    }
+                }
                 continue;
             }
             match step {
@@ -43,6 +70,7 @@ impl Round<'_> {
                 (Event::Mail(message), Some(Step::Fetch(m))) => {
                     match message {
                         Message::Mail(text) => self.carry().stage(*text, m, import)?,
+                        Message::Known(known) => self.carry().stage_known(*known, m, import, at_hand)?,
                         Message::Gone(Gone::Unreadable) => {
                             import.unreadable.insert(m.uid);
                         }
@@ -58,10 +86,7 @@ impl Round<'_> {
                 self.commit(import, decided)?;
             }
         }
-        if !import.rebuild {
-            self.commit(import, decided)?;
-        }
-        Ok(())
+        cut.map_or(Ok(()), |e| Err(e.into()))
     }
 
     fn commit(&mut self, import: &mut Import<'_>, decided: &Decided) -> Result<()> {

@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use self::together::{Entrant, run};
+use super::at_hand::AtHand;
 use super::carry::{Carry, Import, Step, held_back, hold_back};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
@@ -20,7 +21,7 @@ use super::message::{Failure, LinkError, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
 use super::{Algorithm, MailboxState, Mode, Options, Source};
-use crate::mail::{self, Class, Floors, Mailbox, MailboxName, ModSeq, Since, Uid};
+use crate::mail::{self, Class, Floors, Guid128, Mailbox, MailboxName, ModSeq, Since, Uid};
 use crate::os::stop::Stop;
 
 /// Rounds for a mailbox that others keep changing.
@@ -224,6 +225,8 @@ pub struct Decided {
     own: Arc<Facts>,
     peer: Arc<Facts>,
     outcome: Outcome,
+    /// Mails whose texts the other side has elsewhere.
+    there: HashSet<Guid128>,
 }
 
 impl Round<'_> {
@@ -316,7 +319,7 @@ impl Round<'_> {
     }
 
     /// What shall be.
-    fn decide(&self, common: Common, theirs: &NewGuids) -> Decided {
+    fn decide(&self, common: Common, theirs: &NewGuids, there: Vec<Guid128>) -> Decided {
         let Common { own, peer, found, guids } = common;
         let is_master = self.start.side == Side::Master;
         let (master, slave) = if is_master { (&own, &peer) } else { (&peer, &own) };
@@ -335,7 +338,7 @@ impl Round<'_> {
                 }
             }
         };
-        Decided { own, peer, outcome }
+        Decided { own, peer, outcome, there: there.into_iter().collect() }
     }
 
     /// The GUID of a mail; none if that, or the text where it is asked for too, cannot be read.
@@ -359,7 +362,7 @@ impl Round<'_> {
         }
     }
 
-    fn held_back(&self, Decided { own, peer, outcome }: &Decided, import: &Import<'_>) -> Vec<(Uid, Uid)> {
+    fn held_back(&self, Decided { own, peer, outcome, .. }: &Decided, import: &Import<'_>) -> Vec<(Uid, Uid)> {
         held_back(self.start.side, self.mode(), (own, peer), outcome, import)
     }
 
@@ -372,9 +375,9 @@ impl Round<'_> {
     }
 
     /// Makes the own side what was decided, and gives the other side what it lacks.
-    fn carry_out(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>) -> Result<RoundEnd> {
+    fn carry_out(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<RoundEnd> {
         let before = self.report.done;
-        let surprised = self.make_true(decided, turn)?;
+        let surprised = self.make_true(decided, turn, at_hand)?;
         let acted = self.report.done != before;
         if surprised {
             self.mailbox.refresh()?;
@@ -386,8 +389,8 @@ impl Round<'_> {
     }
 
     /// Says whether something came out differently.
-    fn make_true(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>) -> Result<bool> {
-        let Decided { own, peer, outcome } = decided;
+    fn make_true(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<bool> {
+        let Decided { own, peer, outcome, .. } = decided;
         let receives = !self.is_source();
         let sends: Vec<Uid> = if self.mode() == Mode::TwoWay || !receives {
             outcome.mails.iter().filter(|m| m.copied && self.peers(m).is_none()).filter_map(|m| self.own(m)).collect()
@@ -410,7 +413,7 @@ impl Round<'_> {
                 }
             }
         }
-        self.exchange(&sends, &mut import, decided, turn)?;
+        self.exchange(&sends, &mut import, decided, (turn, at_hand))?;
         if !receives {
             return Ok(false);
         }

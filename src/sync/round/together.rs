@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::{Common, Decided, ROUNDS, Result, Round, RoundError};
-use crate::mail;
+use crate::mail::{self, Guid128};
+use crate::sync::at_hand::AtHand;
 use crate::sync::flow::{Flow, Turn};
 use crate::sync::merge::{Facts, NewGuids};
 use crate::sync::message::{Failure, LinkError, Message};
@@ -23,10 +24,10 @@ type Outcome<T> = std::result::Result<T, Failure>;
 ///
 /// # Errors
 /// [`RoundError::End`]: the run ends.
-pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>) -> Result<()> {
+pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand) -> Result<()> {
     let mut open: Vec<usize> = (0..rounds.len()).collect();
     for n in 1..=ROUNDS {
-        open = once(rounds, &open, n, flow)?;
+        open = once(rounds, &open, n, (flow, at_hand))?;
         if open.is_empty() {
             break;
         }
@@ -35,7 +36,7 @@ pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>) -> Result<()> {
 }
 
 /// One round of these mailboxes. Gives those that need another one.
-fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, flow: &mut Flow<'_>) -> Result<Vec<usize>> {
+fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&mut Flow<'_>, &mut AtHand)) -> Result<Vec<usize>> {
     let jobs: Vec<Job<()>> = open.iter().map(|&i| (i, Ok(()))).collect();
     let begin = |round: &mut Round<'_>, ()| {
         let own = round.begin(n > 1)?;
@@ -46,20 +47,21 @@ fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, flow: &mut Flow<'_>)
         other => Err(unexpected(&other, "facts")),
     })?;
     let compare = |round: &mut Round<'_>, (own, peer): (Arc<Facts>, Arc<Facts>)| {
+        let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&own, &peer) };
         let common = round.compare(own, peer)?;
-        Ok((Message::Guids(common.guids.clone()), common))
+        Ok((Message::Guids(common.guids.clone(), here), common))
     };
-    let jobs: Vec<Job<(Common, NewGuids)>> = flight(rounds, jobs, flow, compare, |common, said| match said {
-        Message::Guids(theirs) => Ok((common, theirs)),
+    let jobs: Vec<Job<(Common, NewGuids, Vec<Guid128>)>> = flight(rounds, jobs, flow, compare, |common, said| match said {
+        Message::Guids(theirs, there) => Ok((common, theirs, there)),
         other => Err(unexpected(&other, "GUIDs")),
     })?;
     let mut ends = Vec::with_capacity(jobs.len());
     let mut dones = Vec::with_capacity(jobs.len());
     for (at, (i, job)) in jobs.into_iter().enumerate() {
         let mut decided = None;
-        let end = tried(&mut rounds[i], job, |round, (common, theirs)| {
-            let decided: &Decided = decided.insert(round.decide(common, &theirs));
-            round.carry_out(decided, &mut Turn { flow, at, dones: &mut dones })
+        let end = tried(&mut rounds[i], job, |round, (common, theirs, there)| {
+            let decided: &Decided = decided.insert(round.decide(common, &theirs, there));
+            round.carry_out(decided, &mut Turn { flow, at, dones: &mut dones }, at_hand)
         })?;
         flow.send(Message::Done(end.clone()))?;
         ends.push((i, end, decided));

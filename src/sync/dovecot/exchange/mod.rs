@@ -16,9 +16,10 @@ use crate::mail::{
     self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
     Store, Uid, union_of_uids,
 };
+use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
 use crate::sync::merge::{self, Context, Merged, Missing, Outcome};
-use crate::sync::message::{Attributes, MailText};
+use crate::sync::message::{Attributes, KnownMail, MailText};
 use crate::sync::round::{RoundError, RoundReport};
 use crate::sync::tree::Side;
 use crate::sync::{MailboxState, Mode, Options, Source, attributes, facts};
@@ -105,6 +106,7 @@ pub(super) struct Subject<'a> {
     pub changes: mail::Changes,
     /// The two mailboxes have just become one.
     pub unified: bool,
+    pub at_hand: &'a mut AtHand,
     pub report: &'a mut RoundReport,
 }
 
@@ -156,6 +158,7 @@ struct Exchange<'a> {
     requested: Vec<Uid>,
     next_requested: usize,
     body: Option<Box<dyn Read + Send>>,
+    buffer: Vec<u8>,
     // What is received.
     receiving: Phase,
     incoming: Option<Incoming>,
@@ -165,6 +168,8 @@ struct Exchange<'a> {
     theirs: Option<Theirs>,
     outcome: Option<Outcome>,
     copies: Vec<(Uid, Uid)>,
+    /// Mails of the outcome whose texts are in another mailbox of this side.
+    known: Vec<(usize, MailGuid)>,
     by_guid: HashMap<Vec<u8>, Vec<usize>>,
     by_uid: HashMap<u32, Vec<usize>>,
     requests: Vec<Request>,
@@ -240,6 +245,7 @@ impl<'a> Exchange<'a> {
             requested: Vec::new(),
             next_requested: 0,
             body: None,
+            buffer: Vec::new(),
             receiving: match (receives, with_attributes) {
                 (true, true) => Phase::Attributes,
                 (true, false) => Phase::Changes,
@@ -252,6 +258,7 @@ impl<'a> Exchange<'a> {
             theirs: None,
             outcome: None,
             copies: Vec::new(),
+            known: Vec::new(),
             by_guid: HashMap::new(),
             by_uid: HashMap::new(),
             requests: Vec::new(),

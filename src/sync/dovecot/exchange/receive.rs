@@ -222,6 +222,9 @@ impl Exchange<'_> {
         for (n, m) in outcome.mails.iter().enumerate() {
             match (self.own_uid(m), self.peer_uid(m)) {
                 (None, Some(uid)) if m.copied => match theirs.guids.get(&uid) {
+                    Some(Some(guid)) if self.is_at_hand(guid, n) => {
+                        self.pending.insert(m.uid);
+                    }
                     Some(Some(guid)) => {
                         let list = self.by_guid.entry(guid.clone()).or_default();
                         if list.is_empty() {
@@ -250,6 +253,16 @@ impl Exchange<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// The text of the n-th mail of the outcome need not be asked for.
+    fn is_at_hand(&mut self, guid: &[u8], n: usize) -> bool {
+        let Some(guid) = MailGuid::new(guid).filter(|_| self.own.hashes.is_none()) else { return false };
+        let found = self.s.at_hand.mail(&guid.to_128()).is_some();
+        if found {
+            self.known.push((n, guid));
+        }
+        found
     }
 
     pub(super) fn request(&mut self, request: &Request) -> Result<()> {
@@ -363,11 +376,25 @@ impl Exchange<'_> {
     }
 
     pub(super) fn carry_out(&mut self, outcome: &Outcome, theirs: &Theirs, import: &mut Import<'static>) -> Result<()> {
-        let copies = std::mem::take(&mut self.copies);
-        for (from, to) in copies {
-            if let Some(m) = outcome.mails.iter().find(|m| m.uid == to && self.own_uid(m).is_none()) {
+        let copies: HashMap<Uid, Uid> = std::mem::take(&mut self.copies).into_iter().map(|(from, to)| (to, from)).collect();
+        for m in &outcome.mails {
+            if let Some(&from) = copies.get(&m.uid).filter(|_| own_uid(self.s.side, m).is_none()) {
                 self.carry().stage_instance(from, m, import, Original::Keep)?;
             }
+        }
+        for (n, guid) in std::mem::take(&mut self.known) {
+            let m = &outcome.mails[n];
+            let found = self.s.at_hand.mail(&guid.to_128());
+            let facts = found.map(|(facts, _)| facts).unwrap_or_default();
+            let known = KnownMail { uid: self.peer_uid(m).unwrap_or(m.uid), guid, facts };
+            let mut carry = Carry {
+                side: self.s.side,
+                placement: self.s.options.placement,
+                mailbox: &mut *self.s.mailbox,
+                name: self.s.name,
+                report: &mut *self.s.report,
+            };
+            carry.stage_known(known, m, import, self.s.at_hand)?;
         }
         let held = {
             let sides = (&self.own.facts, &theirs.known.facts);

@@ -149,12 +149,12 @@ impl Exchange<'_> {
 
     pub(super) fn send_mails(&mut self) -> Result<()> {
         if let Some(body) = &mut self.body {
-            let mut buffer = vec![0; PART];
+            self.buffer.resize(PART, 0);
             let n = body
-                .read(&mut buffer)
+                .read(&mut self.buffer)
                 .map_err(|e| mail::Error::new(Class::Temporary, format!("Exporting mailbox {} failed: {e}", self.s.name)))?;
             if n > 0 {
-                self.s.conn.send_data(&buffer[..n]);
+                self.s.conn.send_data(&self.buffer[..n]);
             } else {
                 self.s.conn.send_data_end();
                 self.body = None;

@@ -312,6 +312,7 @@ impl Session<'_> {
     ) -> Result<()> {
         let mut report = RoundReport::default();
         let guid = own.guid;
+        self.at_hand.open(store);
         let subject = Subject {
             conn: &mut self.conn,
             options: &self.options,
@@ -326,6 +327,7 @@ impl Session<'_> {
             saved,
             changes,
             unified: !self.known.contains(&guid),
+            at_hand: &mut self.at_hand,
             report: &mut report,
         };
         let result = exchange::run(subject);

@@ -13,6 +13,7 @@ use super::exchange::{self, Ended, Stopped, Subject};
 use super::{Settings, Version, names, view};
 use crate::mail::{self, Class, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
 use crate::os::stop::Stop;
+use crate::sync::at_hand::AtHand;
 use crate::sync::round::RoundReport;
 use crate::sync::tree::{self as plan, Peer, Plan, Side, TreeAction, TreeOptions};
 use crate::sync::{Algorithm, MailboxState, Mode, Only, Options, Report, Source, State};
@@ -85,6 +86,9 @@ pub(super) struct Session<'a> {
     known: HashSet<MailboxGuid>,
     /// UIDVALIDITYs that the other side had before the run.
     their_uidvalidity: HashMap<MailboxGuid, UidValidity>,
+    at_hand: AtHand,
+    /// The other side is none of ours, not even an older or newer one: those wait for our tree.
+    beside_dovecot: bool,
 }
 
 impl<'a> Session<'a> {
@@ -102,6 +106,8 @@ impl<'a> Session<'a> {
             former: HashMap::new(),
             known: HashSet::new(),
             their_uidvalidity: HashMap::new(),
+            at_hand: AtHand::default(),
+            beside_dovecot: false,
         }
     }
 
@@ -119,6 +125,7 @@ impl<'a> Session<'a> {
                 Some(_) => return Err(Error::Unexpected { got: '.', wanted: "handshake" }.into()),
             }
         };
+        self.beside_dovecot = peer.own_kind.is_none();
         self.conn.set_name(String::from_utf8_lossy(&peer.hostname).into_owned());
         Ok(peer)
     }

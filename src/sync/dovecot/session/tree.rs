@@ -60,6 +60,9 @@ impl Session<'_> {
             self.report.fail(error.class());
         }
         let is_source = self.options.mode.is_source(self.side);
+        if !is_source {
+            self.at_hand = AtHand::new(self.options.all_mailbox.as_ref(), &own);
+        }
         let mut theirs = None;
         if self.side == Side::Master {
             theirs = Some(self.receive_tree()?);
@@ -68,7 +71,11 @@ impl Session<'_> {
                 // The other side would take what is not told for deleted.
                 return Err(End::Told(Class::Temporary));
             }
-            self.send_tree(&own, None);
+            // A Dovecot master sends its tree unasked. We wait for it only if we have something to tell that may be its end.
+            if self.beside_dovecot && names::tells_names(&own) {
+                theirs = Some(self.receive_tree()?);
+            }
+            self.send_tree(&own, theirs.as_ref());
         }
         let received = match theirs {
             Some(received) => received,
