@@ -45,8 +45,7 @@ pub(super) fn held_back(
     let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed);
     let of_mails = of_mails.flat_map(|m| [Some(m.uid), source_uid(m)]).flatten();
     // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
-    let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
-    let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
+    let of_source = peer.items.iter().filter(|i| !two_way && is_kept_away(own, i)).map(|i| i.uid);
     let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
     if uids.is_empty() {
         return Vec::new();
@@ -64,6 +63,20 @@ pub(super) fn held_back(
         }
     }
     ranges
+}
+
+/// What [`held_back`] needs of the other side's facts: the mails make up most of what a large mailbox takes in memory.
+pub(super) fn still_needed(mode: Mode, own: &Facts, peer: &Facts) -> Facts {
+    let mut out = peer.without_items();
+    if mode != Mode::TwoWay {
+        out.items = peer.items.iter().filter(|i| is_kept_away(own, i)).cloned().collect();
+    }
+    out
+}
+
+/// One way, a mail that the source shall not or cannot give.
+fn is_kept_away(own: &Facts, item: &Item) -> bool {
+    item.filtered || item.guid.is_none() || own.never_had(item.uid)
 }
 
 /// Remembers these.
@@ -111,7 +124,7 @@ impl Carry<'_> {
         Ok(MailText { uid, guid, facts, body })
     }
 
-    pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import) -> Result<()> {
         let in_alt = self.placement.in_alt(&text.facts);
         let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
         match self.mailbox.stage(mail.clone(), text.body) {
@@ -133,11 +146,11 @@ impl Carry<'_> {
         }
     }
 
-    pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import) -> Result<()> {
         self.stage_instance(from, m, import, Original::Expunge)
     }
 
-    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>, original: Original) -> Result<()> {
+    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import, original: Original) -> Result<()> {
         let mail = match (self.mailbox.guid(from), self.mailbox.facts(from)) {
             (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
             (Err(e), _) | (_, Err(e)) => {
@@ -163,7 +176,7 @@ impl Carry<'_> {
         }
     }
 
-    pub(super) fn commit(&mut self, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn commit(&mut self, import: &mut Import) -> Result<()> {
         if import.staged == 0 {
             return Ok(());
         }
@@ -229,7 +242,7 @@ impl Carry<'_> {
         Ok(self.mailbox.edit(&edits)?)
     }
 
-    pub(super) fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Result<()> {
+    pub(super) fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import) -> Result<()> {
         let mut mails = Vec::with_capacity(outcome.mails.len());
         for m in &outcome.mails {
             let (mail, from) = match (own_uid(self.side, m), import.order.get(&m.uid)) {
@@ -285,8 +298,7 @@ pub(super) enum Step<'a> {
 }
 
 /// Mails on their way in.
-pub(super) struct Import<'a> {
-    pub steps: Vec<Step<'a>>,
+pub(super) struct Import {
     /// UIDNEXT, as far as it is known why it is what it is. It stands still once others were given UIDs.
     pub seen: Uid,
     /// Staged since the last commit.
@@ -306,11 +318,10 @@ pub(super) struct Import<'a> {
     pub surprised: bool,
 }
 
-impl Import<'_> {
+impl Import {
     /// Into a mailbox that was looked at when it had this UIDNEXT.
     pub fn new(seen: Uid) -> Self {
         Self {
-            steps: Vec::new(),
             seen,
             staged: 0,
             rebuild: false,

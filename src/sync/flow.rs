@@ -20,6 +20,11 @@ impl<'a> Flow<'a> {
         Self { link, credit: window, received: 0, portion: window / 2 }
     }
 
+    /// See [`Link::is_near`].
+    pub fn is_near(&self) -> bool {
+        self.link.is_near()
+    }
+
     /// Says something that is no mail.
     pub fn send(&mut self, message: Message) -> Result<(), LinkError> {
         self.link.send(message)

@@ -8,23 +8,23 @@ use crate::sync::message::{Gone, LinkError, Message};
 
 impl Round<'_> {
     /// Sends these mails and takes in what shall come.
-    pub(super) fn exchange(
+    pub(super) fn exchange<'d>(
         &mut self,
-        sends: &[Uid],
-        import: &mut Import<'_>,
+        sends: Vec<Uid>,
+        mut steps: impl Iterator<Item = Step<'d>>,
+        import: &mut Import,
         decided: &Decided,
         turn: &mut Turn<'_, '_>,
     ) -> Result<()> {
         // Few flushes, and little to do again after a stop.
         let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
-        let mut outgoing = sends.iter();
+        let mut outgoing = sends.into_iter();
         let mut waiting = outgoing.next();
-        let mut steps = std::mem::take(&mut import.steps).into_iter();
         let mut step = steps.next();
         loop {
             self.check_stop()?;
             if let Some(uid) = waiting.filter(|_| turn.flow.has_credit()) {
-                turn.flow.send_mail(self.carry().mail_text(*uid, &import.moved))?;
+                turn.flow.send_mail(self.carry().mail_text(uid, &import.moved))?;
                 waiting = outgoing.next();
                 continue;
             }
@@ -64,7 +64,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    fn commit(&mut self, import: &mut Import<'_>, decided: &Decided) -> Result<()> {
+    fn commit(&mut self, import: &mut Import, decided: &Decided) -> Result<()> {
         // The mails to come raise UIDNEXT: if the run stops behind them, what was held back below is not taken for expunged.
         let known = import.unreadable.len();
         if import.staged > 0 && import.held_known != Some(known) {

@@ -362,7 +362,7 @@ impl Exchange<'_> {
         result
     }
 
-    pub(super) fn carry_out(&mut self, outcome: &Outcome, theirs: &Theirs, import: &mut Import<'static>) -> Result<()> {
+    pub(super) fn carry_out(&mut self, outcome: &Outcome, theirs: &Theirs, import: &mut Import) -> Result<()> {
         let copies = std::mem::take(&mut self.copies);
         for (from, to) in copies {
             if let Some(m) = outcome.mails.iter().find(|m| m.uid == to && self.own_uid(m).is_none()) {
