@@ -19,7 +19,7 @@ fn look(state: &State) {
     }
     let _ = (state.held_back(), state.unseen(), state.highest_modseq());
     let (path, bytes) = (Path::new("snapshot"), state.to_snapshot());
-    if State::check_snapshot(path, &bytes).is_err() {
+    if State::check_snapshot(path, &bytes, bytes.len()).is_err() {
         return;
     }
     let again = State::from_snapshot(path, &bytes).expect("we read what we write");

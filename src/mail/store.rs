@@ -289,6 +289,8 @@ pub struct Changes {
     pub synced: Vec<(Uid, Uid)>,
     /// Mails that a sync has given another UID: where their old UIDs went.
     pub renumbered: Vec<Renumbered>,
+    /// Mails of the view whose flags or keywords a sync has written since a state, ascending. Not collected for [`Since::Everything`].
+    pub synced_flags: Vec<Uid>,
 }
 
 /// In one step a sync took a mail's UID away and brought mails under others, among them this one if it has the same GUID.
@@ -527,6 +529,9 @@ pub trait Mailbox {
         self.refresh()
     }
 
+    /// The run has written here and is done: the storage may leave its index so that the next look at it is cheap.
+    fn tidy(&mut self) {}
+
     /// Counts the views that were taken: as long as it is the same, so is the view. `None` where nobody counts.
     fn view_number(&self) -> Option<u64> {
         None
@@ -553,6 +558,11 @@ pub trait Mailbox {
     /// As [`Mailbox::guid`].
     fn guid128(&mut self, uid: Uid) -> Result<Guid128> {
         Ok(self.guid(uid)?.to_128())
+    }
+
+    /// [`Mailbox::guid128`] of all mails of the view in their order, where the index has them all.
+    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
+        None
     }
 
     /// Dates, POP3 values and size of a mail of the view.

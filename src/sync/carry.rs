@@ -37,7 +37,7 @@ pub(super) fn held_back(
     mode: Mode,
     (own, peer): (&Facts, &Facts),
     outcome: &Outcome,
-    import: &Import<'_>,
+    import: &Import,
 ) -> Vec<(Uid, Uid)> {
     let failed = |m: &&Merged| !m.copied || import.unreadable.contains(&m.uid);
     let two_way = mode == Mode::TwoWay;
@@ -46,8 +46,7 @@ pub(super) fn held_back(
     let of_mails = outcome.mails.iter().filter(|m| own_uid(side, m).is_none()).filter(failed);
     let of_mails = of_mails.flat_map(|m| [Some(m.uid), source_uid(m)]).flatten();
     // One way, what the source has and shall not or cannot give is not among the mails of the outcome.
-    let kept_away = |i: &&Item| i.filtered || i.guid.is_none() || own.never_had(i.uid);
-    let of_source = peer.items.iter().filter(|_| !two_way).filter(kept_away).map(|i| i.uid);
+    let of_source = peer.items.iter().filter(|i| !two_way && is_kept_away(own, i)).map(|i| i.uid);
     let mut uids: Vec<Uid> = of_mails.chain(of_source).collect();
     if uids.is_empty() && import.others.is_empty() {
         return Vec::new();
@@ -56,6 +55,20 @@ pub(super) fn held_back(
     let here: HashSet<Uid> = outcome.mails.iter().filter(|m| comes(m)).map(|m| m.uid).collect();
     uids.retain(|u| !here.contains(u));
     union_of_uids(uids.into_iter().map(|uid| (uid, uid)).chain(import.others.iter().copied()))
+}
+
+/// What [`held_back`] needs of the other side's facts: the mails make up most of what a large mailbox takes in memory.
+pub(super) fn still_needed(mode: Mode, own: &Facts, peer: &Facts) -> Facts {
+    let mut out = peer.without_items();
+    if mode != Mode::TwoWay {
+        out.items = peer.items.iter().filter(|i| is_kept_away(own, i)).cloned().collect();
+    }
+    out
+}
+
+/// One way, a mail that the source shall not or cannot give.
+fn is_kept_away(own: &Facts, item: &Item) -> bool {
+    item.filtered || item.guid.is_none() || own.never_had(item.uid)
 }
 
 /// Remembers these.
@@ -111,13 +124,7 @@ impl Carry<'_> {
     }
 
     /// Stages a mail whose text is in another mailbox of this side. When it has gone from there, another round brings it.
-    pub(super) fn stage_known(
-        &mut self,
-        known: KnownMail,
-        m: &Merged,
-        import: &mut Import<'_>,
-        at_hand: &mut AtHand,
-    ) -> Result<()> {
+    pub(super) fn stage_known(&mut self, known: KnownMail, m: &Merged, import: &mut Import, at_hand: &mut AtHand) -> Result<()> {
         let KnownMail { uid, guid, facts } = known;
         let key = guid.to_128();
         if let Some(body) = at_hand.mail(&key).filter(|(here, _)| same_size(here, &facts)).map(|(_, body)| body) {
@@ -132,7 +139,7 @@ impl Carry<'_> {
         Ok(())
     }
 
-    pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn stage(&mut self, text: MailText, m: &Merged, import: &mut Import) -> Result<()> {
         let in_alt = self.placement.in_alt(&text.facts);
         let mail = NewMail { in_alt, ..new_mail(m, text.guid, &text.facts) };
         match self.mailbox.stage(mail.clone(), text.body) {
@@ -154,11 +161,11 @@ impl Carry<'_> {
         }
     }
 
-    pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import) -> Result<()> {
         self.stage_instance(from, m, import, Original::Expunge)
     }
 
-    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import<'_>, original: Original) -> Result<()> {
+    pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import, original: Original) -> Result<()> {
         let mail = match (self.mailbox.guid(from), self.mailbox.facts(from)) {
             (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
             (Err(e), _) | (_, Err(e)) => {
@@ -184,7 +191,7 @@ impl Carry<'_> {
         }
     }
 
-    pub(super) fn commit(&mut self, import: &mut Import<'_>) -> Result<()> {
+    pub(super) fn commit(&mut self, import: &mut Import) -> Result<()> {
         if import.staged == 0 {
             return Ok(());
         }
@@ -248,7 +255,7 @@ impl Carry<'_> {
         Ok(self.mailbox.edit(&edits)?)
     }
 
-    pub(super) fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import<'_>) -> Result<()> {
+    pub(super) fn rebuild(&mut self, own: &Facts, peer: &Facts, outcome: &Outcome, import: &Import) -> Result<()> {
         let mut mails = Vec::with_capacity(outcome.mails.len());
         for m in &outcome.mails {
             let (mail, from) = match (own_uid(self.side, m), import.order.get(&m.uid)) {
@@ -309,8 +316,7 @@ pub(super) enum Step<'a> {
 }
 
 /// Mails on their way in.
-pub(super) struct Import<'a> {
-    pub steps: Vec<Step<'a>>,
+pub(super) struct Import {
     /// UIDNEXT, as it was last seen.
     pub seen: Uid,
     /// UIDs that others were given meanwhile: the other side knows nothing of them.
@@ -332,11 +338,10 @@ pub(super) struct Import<'a> {
     pub surprised: bool,
 }
 
-impl Import<'_> {
+impl Import {
     /// Into a mailbox that was looked at when it had this UIDNEXT.
     pub fn new(seen: Uid) -> Self {
         Self {
-            steps: Vec::new(),
             seen,
             others: Vec::new(),
             staged: 0,

@@ -2,9 +2,9 @@
 
 use sha1::{Digest, Sha1};
 
-use super::Filter;
 use super::merge::{Expunged, Facts, FlagLog, Item};
-use crate::mail::{Changes, Class, Guid128, LogChange, Mail, Mailbox, Result, Since, Uid};
+use super::{Filter, MailboxState};
+use crate::mail::{Changes, Class, Guid128, LogChange, Mail, Mailbox, ModSeq, Uid};
 
 /// A mail that cannot be read, and why.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ pub struct Guids {
 
 /// Reads all GUIDs.
 pub fn guids(mailbox: &mut dyn Mailbox) -> Guids {
+    if let Some(all) = mailbox.all_guids() {
+        return Guids { all, bad: Vec::new() };
+    }
     let uids: Vec<Uid> = mailbox.mails().iter().map(|m| m.uid).collect();
     let mut out = Guids { all: Vec::with_capacity(uids.len()), bad: Vec::new() };
     for uid in uids {
@@ -62,41 +65,16 @@ pub fn digest(mails: &[Mail], guids: Option<&[Option<Guid128>]>) -> [u8; 20] {
     hash.finalize().into()
 }
 
-/// Reads a mailbox's facts. Its log is read only where `since` is given: a backup has no use for it.
-///
-/// # Errors
-/// Damage, I/O.
-pub fn facts(mailbox: &mut dyn Mailbox, guids: &Guids, since: Option<Since>, filter: &Filter) -> Result<Facts> {
-    let changes = since.map(|s| mailbox.changes(s)).transpose()?.unwrap_or_default();
-    Ok(with_changes(mailbox, guids, changes, filter))
-}
-
 /// The facts of a mailbox whose log has been read.
 pub fn with_changes(mailbox: &mut dyn Mailbox, guids: &Guids, changes: Changes, filter: &Filter) -> Facts {
-    let mut log = changes.mails.into_iter().peekable();
-    let mut out = Facts {
-        status: mailbox.status(),
-        items: Vec::with_capacity(guids.all.len()),
-        expunged: Vec::new(),
-        held_back: mailbox.held_back(),
-        native: changes.native,
-        synced: changes.synced,
-        renumbered: changes.renumbered,
-    };
+    let (log, mut out) = begin(mailbox, changes, guids.all.len());
+    let mut log = log.into_iter().peekable();
     for (n, mail) in mailbox.mails().iter().enumerate() {
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {
             note_expunged(&mut out.expunged, &change);
         }
         let flag_log = log.next_if(|c| c.uid() == mail.uid).and_then(flag_log);
-        out.items.push(Item {
-            uid: mail.uid,
-            guid: guids.all.get(n).copied().flatten(),
-            flags: mail.flags,
-            keywords: mail.keywords.clone(),
-            modseq: mail.modseq,
-            log: flag_log,
-            filtered: false,
-        });
+        out.items.push(Item { log: flag_log, ..item(mail, guids, n) });
     }
     for change in log {
         note_expunged(&mut out.expunged, &change);
@@ -106,6 +84,81 @@ pub fn with_changes(mailbox: &mut dyn Mailbox, guids: &Guids, changes: Changes, 
             item.filtered = !passes(mailbox, item, filter);
         }
     }
+    out
+}
+
+/// All but the mails.
+fn begin(mailbox: &dyn Mailbox, changes: Changes, capacity: usize) -> (Vec<LogChange>, Facts) {
+    let facts = Facts {
+        status: mailbox.status(),
+        items: Vec::with_capacity(capacity),
+        expunged: Vec::new(),
+        held_back: mailbox.held_back(),
+        native: changes.native,
+        synced: changes.synced,
+        renumbered: changes.renumbered,
+        partial: false,
+    };
+    (changes.mails, facts)
+}
+
+fn item(mail: &Mail, guids: &Guids, at: usize) -> Item {
+    Item {
+        uid: mail.uid,
+        guid: guids.all.get(at).copied().flatten(),
+        flags: mail.flags,
+        keywords: mail.keywords.clone(),
+        modseq: mail.modseq,
+        log: None,
+        filtered: false,
+    }
+}
+
+/// What has come to pass since a run that ended in this state: the mails that the log names, and those behind the last common
+/// UID. None unless state, log and index fit together exactly: each mail that was there then is there or was expunged.
+pub fn since_state(mailbox: &dyn Mailbox, guids: &Guids, changes: &Changes, saved: &MailboxState) -> Option<Facts> {
+    let (status, mails) = (mailbox.status(), mailbox.mails());
+    let last = saved.last_common;
+    let plain = saved.modseq != ModSeq(0)
+        && saved.uidvalidity == Some(status.identity.uidvalidity)
+        && last < Some(status.identity.uid_next)
+        && mailbox.capabilities().keeps_modseqs
+        && changes.too_old.is_none()
+        && changes.renumbered.is_empty()
+        && mailbox.held_back().is_empty()
+        && guids.all.len() == mails.len()
+        && guids.all.iter().all(Option::is_some);
+    if !plain {
+        return None;
+    }
+    let known = mails.partition_point(|m| Some(m.uid) <= last);
+    let (log, mut out) = begin(mailbox, changes.clone(), mails.len() - known + changes.mails.len());
+    for change in log {
+        match mails[..known].binary_search_by_key(&change.uid(), |m| m.uid) {
+            Ok(n) => out.items.push(Item { log: flag_log(change), ..item(&mails[n], guids, n) }),
+            Err(_) => note_expunged(&mut out.expunged, &change),
+        }
+    }
+    // What a sync has brought from elsewhere is news to this other side.
+    let synced = changes.synced_flags.iter().filter_map(|uid| mails[..known].binary_search_by_key(uid, |m| m.uid).ok());
+    let synced: Vec<Item> = synced.map(|n| item(&mails[n], guids, n)).collect();
+    out.items.extend(synced.into_iter().filter(|i| changes.mails.binary_search_by_key(&i.uid, LogChange::uid).is_err()));
+    out.items.sort_unstable_by_key(|i| i.uid);
+    out.items.extend((known..mails.len()).map(|n| item(&mails[n], guids, n)));
+    out.partial = true;
+    (u32::try_from(known + out.expunged.len()) == Ok(saved.messages)).then_some(out)
+}
+
+/// Adds the mails that the other side's facts name.
+pub fn add_those_of(own: &Facts, peer: &Facts, mailbox: &dyn Mailbox, guids: &Guids) -> Facts {
+    let mut out = own.clone();
+    let named = peer.items.iter().map(|i| i.uid).chain(peer.expunged.iter().map(|e| e.uid));
+    for uid in named.filter(|&uid| own.item(uid).is_none()) {
+        if let Ok(n) = mailbox.mails().binary_search_by_key(&uid, |m| m.uid) {
+            out.items.push(item(&mailbox.mails()[n], guids, n));
+        }
+    }
+    out.items.sort_unstable_by_key(|i| i.uid);
     out
 }
 

@@ -20,9 +20,9 @@ impl<'a> Flow<'a> {
         Self { link, credit: window, received: 0, portion: window / 2 }
     }
 
-    /// See [`Link::together`].
-    pub fn together(&self) -> usize {
-        self.link.together()
+    /// See [`Link::is_near`].
+    pub fn is_near(&self) -> bool {
+        self.link.is_near()
     }
 
     /// Says something that is no mail.

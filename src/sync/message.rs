@@ -65,7 +65,7 @@ pub struct Offer {
     pub status: Status,
     /// What the storage can keep.
     pub capabilities: Capabilities,
-    /// Digest over UIDs, GUIDs, flags and keywords of all mails.
+    /// Digest over UIDs, GUIDs, flags and keywords of all mails; zeros where a saved state says enough.
     pub digest: [u8; 20],
     /// Some mails cannot be read: the digest proves nothing.
     pub doubtful: bool,
@@ -120,7 +120,7 @@ pub enum Gone {
 pub struct RoundEnd {
     /// Its counters now.
     pub status: Status,
-    /// Digest over UIDs, flags and keywords of all mails now.
+    /// Digest over UIDs, flags and keywords of all mails now; over GUIDs, too, where the facts were partial.
     pub digest: [u8; 20],
     /// Something was changed in this round.
     pub acted: bool,
@@ -170,15 +170,14 @@ pub trait Link {
     /// The other side is gone.
     fn recv(&mut self) -> Result<Message, LinkError>;
 
+    /// The other brain is in this process: it gets what is said as it is, at no cost.
+    fn is_near(&self) -> bool {
+        false
+    }
+
     /// How many mails may be on their way at once. In one process each is an open file.
     fn window(&self) -> u32 {
         64
-    }
-
-    /// How many mailboxes are carried through together: where nobody waits for an answer, each by itself is over sooner, and
-    /// others have less time to come between.
-    fn together(&self) -> usize {
-        1
     }
 }
 
@@ -202,6 +201,10 @@ impl Link for Channel {
         // A side that has ended has said why, and that is still to be read: `recv` tells.
         let _ = self.to.send(message);
         Ok(())
+    }
+
+    fn is_near(&self) -> bool {
+        true
     }
 
     fn recv(&mut self) -> Result<Message, LinkError> {

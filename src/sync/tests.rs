@@ -290,12 +290,12 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
     let mut store = store.clone();
     let mut mailbox = store.open(&name).expect("it is there");
     let guids = facts::guids(&mut *mailbox);
-    let own = offer(&*mailbox, &guids);
-    link.send(Message::Offer(Ok(Box::new(own.clone())))).expect("the other side lives");
-    let Ok(Message::Offer(Ok(peer))) = link.recv() else { panic!("an offer") };
-    let saved = saved.0.get(&own.guid).copied();
+    let saved = saved.0.get(&mailbox.status().identity.guid).copied();
     let stop = Stop::new();
     let start = Start { side, options, saved, fresh: false, unified: false, stop: &stop };
+    let own = offer(&*mailbox, &guids, &start);
+    link.send(Message::Offer(Ok(Box::new(own.clone())))).expect("the other side lives");
+    let Ok(Message::Offer(Ok(peer))) = link.recv() else { panic!("an offer") };
     let mut report = RoundReport::default();
     if start.nothing_to_do(&own, &peer) {
         report.state = Some(start.state_of(&own, &peer));
@@ -306,7 +306,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         }
         return report;
     }
-    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, name: &name, report })];
+    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: Vec::new(), name: &name, report })];
     round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default()).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);

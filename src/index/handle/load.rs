@@ -21,6 +21,14 @@ pub(super) struct Loaded {
     pub state: State,
     pub head: Head,
     pub snapshot: Option<Position>,
+    pub counted: Counted,
+}
+
+/// A place of the head log and the modseq counter there: who looks for a later modseq need not count from the beginning.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::index) struct Counted {
+    pub at: Position,
+    pub counter: u64,
 }
 
 /// What opening a log came to.
@@ -33,18 +41,17 @@ pub(super) enum Opened {
 
 /// The bytes of an open file of this length from an offset on.
 pub(in crate::index) fn read_from(file: &File, path: &Path, offset: u64, len: u64) -> Result<Vec<u8>> {
-    let bad = |e| Error::read(path, e);
-    let mut bytes = vec![0; usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX)];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], offset + filled as u64) {
+    let wanted = usize::try_from(len.saturating_sub(offset)).unwrap_or(usize::MAX);
+    let mut bytes = Vec::with_capacity(wanted);
+    while bytes.len() < wanted {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
             Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(bad(e)),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::read(path, e.into())),
         }
     }
-    bytes.truncate(filled);
+    bytes.truncate(wanted);
     Ok(bytes)
 }
 
@@ -116,7 +123,8 @@ fn attempt(files: &Files) -> Result<Loaded> {
         return Err(Damage::new(DamageClass::NeedsFsck, &log, 4, what).into());
     }
     let position = snapshot.as_ref().map(State::position);
-    Loader { files, head }.run(snapshot).map(|(state, head)| Loaded { state, head, snapshot: position })
+    let (state, head, counted) = Loader { files, head }.run(snapshot)?;
+    Ok(Loaded { state, head, snapshot: position, counted })
 }
 
 fn read_snapshot(files: &Files) -> Result<Option<Vec<u8>>> {
@@ -136,7 +144,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn run(mut self, snapshot: Option<State>) -> Result<(State, Head)> {
+    fn run(mut self, snapshot: Option<State>) -> Result<(State, Head, Counted)> {
         let h = self.head.header;
         let log = self.head.path.clone();
         let fsck = |what: String| Error::from(Damage::new(DamageClass::NeedsFsck, &log, 0, what));
@@ -167,10 +175,10 @@ impl Loader<'_> {
                 }
             },
         };
-        advance(&mut state, &self.head)?;
+        let counted = advance(&mut state, &self.head)?;
         self.head.first = Vec::new();
         self.head.seen = self.head.seen.filter(|look| look.len == u64::from(state.position().offset));
-        Ok((state, self.head))
+        Ok((state, self.head, counted))
     }
 
     /// The previous log, if it is there, belongs to this index and is the wanted one.
@@ -198,8 +206,8 @@ impl Loader<'_> {
     }
 }
 
-/// Replays a log from the state's position, which is in it, to its end.
-fn advance(state: &mut State, log: &Head) -> Result<()> {
+/// Replays a log from the state's position, which is in it, to its end. Gives that position.
+fn advance(state: &mut State, log: &Head) -> Result<Counted> {
     let h = log.header;
     let position = state.position();
     let end = match log.seen {
@@ -236,9 +244,10 @@ fn advance(state: &mut State, log: &Head) -> Result<()> {
     if tail < position.offset {
         state.collect_pending(log.source(), slice(tail, position.offset).unwrap_or(&[]), tail)?;
     }
+    let counted = Counted { at: position, counter: state.counter };
     let rest = bytes.get((position.offset - read_at) as usize..).unwrap_or(&[]);
     state.replay(log.source(), rest, position.offset)?;
-    Ok(())
+    Ok(counted)
 }
 
 /// The modseq counter behind these records (index.md 3.7).

@@ -22,6 +22,7 @@ use super::files::Files;
 use super::log::Header;
 use super::settings::Settings;
 use super::state::{DeletedMark, Source, State};
+use crate::mail::ModSeq;
 
 pub use create::Created;
 #[cfg(any(test, fuzzing))]
@@ -111,6 +112,7 @@ pub struct Index {
     loaded: u64,
     // Where the snapshot on disk goes on in the log, as far as is known.
     snapshot: Option<super::state::Position>,
+    counted: load::Counted,
 }
 
 /// What an index says at one moment: equal versions of an index, equal content.
@@ -130,6 +132,10 @@ fn next_load() -> u64 {
 pub(super) struct LogText {
     pub path: PathBuf,
     pub header: Header,
+    /// From here on.
+    pub first: u32,
+    /// The modseq counter there.
+    pub counter: u64,
     pub bytes: Vec<u8>,
 }
 
@@ -154,6 +160,7 @@ impl Index {
             stale: false,
             loaded: next_load(),
             snapshot: loaded.snapshot,
+            counted: loaded.counted,
         };
         index.wait_for_first_record()?;
         if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
@@ -223,14 +230,19 @@ impl Index {
         Ok(self.state.position() != before)
     }
 
-    /// The logs that are still there, the oldest first.
-    pub(super) fn logs(&self) -> Result<Vec<LogText>> {
+    /// The logs that are still there, the oldest first: as much of them as is needed to see what came behind this modseq.
+    pub(super) fn logs(&self, since: Option<ModSeq>) -> Result<Vec<LogText>> {
         let head = self.head.header;
         let mut logs = Vec::new();
-        let text = |log: &Head| -> Result<LogText> {
-            let bytes = load::read_from(&log.file, &log.path, 0, log.look()?.len)?;
-            Ok(LogText { path: log.path.clone(), header: log.header, bytes })
+        let text = |log: &Head, first: u32, counter: u64| -> Result<LogText> {
+            let bytes = load::read_from(&log.file, &log.path, first.into(), log.look()?.len)?;
+            Ok(LogText { path: log.path.clone(), header: log.header, first, counter, bytes })
         };
+        let load::Counted { at, counter } = self.counted;
+        if since.is_some_and(|since| (1..=since.0).contains(&counter)) && at.seq == head.file_seq {
+            return Ok(vec![text(&self.head, at.offset, counter)?]);
+        }
+        let text = |log: &Head| text(log, log.header.size.into(), log.header.initial_modseq);
         if head.prev_seq != 0
             && let load::Opened::Head(old) = load::open_file(&self.files.log2())?
             && (old.header.indexid, old.header.file_seq) == (head.indexid, head.prev_seq)
@@ -247,6 +259,7 @@ impl Index {
         self.state = loaded.state;
         self.head = loaded.head;
         self.snapshot = loaded.snapshot;
+        self.counted = loaded.counted;
         self.loaded = next_load();
         self.stale = false;
         self.wait_for_first_record()

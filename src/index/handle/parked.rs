@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::load::Counted;
 use super::{Index, Look, Options, load};
 use crate::index::error::{Error, Result};
 use crate::index::files::Files;
@@ -20,6 +21,7 @@ struct Parked {
     header: Header,
     state: State,
     snapshot: Option<Position>,
+    counted: Counted,
 }
 
 /// Indexes that were read and will be needed again in the same run.
@@ -37,7 +39,8 @@ impl Parking {
         if mails > MAILS || self.parked.len() >= INDEXES {
             return;
         }
-        let parked = Parked { look, header: index.head.header, state: index.state, snapshot: index.snapshot };
+        let Index { state, snapshot, counted, .. } = index;
+        let parked = Parked { look, header: index.head.header, state, snapshot, counted };
         if self.parked.insert(index.head.path, parked).is_none() {
             self.mails = mails;
         }
@@ -57,9 +60,10 @@ impl Parking {
             };
             let look = Look::of(&file.metadata().map_err(|e| Error::read(&log, e))?);
             if look == parked.look && !options.settings.nfs && parked.state.deleted() == DeletedMark::None {
-                let Parked { header, state, snapshot, .. } = parked;
+                let Parked { header, state, snapshot, counted, .. } = parked;
                 let head = super::Head { file, path: log, header, writable, seen: Some(look), first: Vec::new() };
-                return Ok(Index { files, options, state, head, stale: false, loaded: super::next_load(), snapshot });
+                let loaded = super::next_load();
+                return Ok(Index { files, options, state, head, stale: false, loaded, snapshot, counted });
             }
         }
         Index::open(files, options)

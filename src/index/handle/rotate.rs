@@ -23,6 +23,11 @@ const ROTATE_MIN_AGE: Duration = Duration::from_secs(5 * 60);
 const SNAPSHOT_BYTES: u32 = 128 << 10;
 /// Half of what a snapshot has for each mail.
 const SNAPSHOT_BYTES_PER_MAIL: u32 = 16;
+/// The same where nothing more is to come.
+const SETTLED_BYTES: u32 = 16 << 10;
+const SETTLED_BYTES_PER_MAIL: u32 = 4;
+/// So many rows are written at once: a whole snapshot in memory would be the largest thing there.
+const SNAPSHOT_ROWS: usize = 8192;
 
 impl Locked<'_> {
     /// Writes `dovecot.index` anew, so that readers need less of the log.
@@ -37,9 +42,11 @@ impl Locked<'_> {
         if index.state.is_synced() {
             index.state.tail = index.state.position.offset;
         }
-        let bytes = index.state.to_snapshot();
+        let (front, layout) = index.state.snapshot_front();
+        let rows = index.state.len();
         let (path, tmp) = (index.files.snapshot(), index.files.tmp());
-        State::check_snapshot(&path, &bytes).map_err(|damage| Error::refused(&path, damage.what))?;
+        State::check_snapshot(&path, &front, front.len() + layout.size_of(rows))
+            .map_err(|damage| Error::refused(&path, damage.what))?;
         let mut file = match fs::create_new(&tmp, &index.options.modes) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 // Left by a writer that died: writers hold the lock that we have.
@@ -50,7 +57,12 @@ impl Locked<'_> {
         };
         let durable = index.options.settings.fsync != Fsync::Never;
         let put = (|| {
-            fs::write_all(&mut file, &tmp, &bytes)?;
+            let mut bytes = front;
+            for first in (0..rows.max(1)).step_by(SNAPSHOT_ROWS) {
+                index.state.snapshot_rows(first..rows.min(first + SNAPSHOT_ROWS), &layout, &mut bytes);
+                fs::write_all(&mut file, &tmp, &bytes)?;
+                bytes.clear();
+            }
             if durable {
                 fs::fsync(&file, &tmp)?;
             }
@@ -83,13 +95,7 @@ impl Locked<'_> {
         if large && state.is_synced() && state.pending().is_empty() {
             return self.rotate();
         }
-        let behind = match self.index.snapshot {
-            Some(at) if at.seq == position.seq => position.offset - at.offset.min(position.offset),
-            _ => position.offset,
-        };
-        // In proportion to what a snapshot writes: else a large mailbox that grows would be written again and again.
-        let mails = u32::try_from(state.len()).unwrap_or(u32::MAX);
-        if behind > SNAPSHOT_BYTES.max(mails.saturating_mul(SNAPSHOT_BYTES_PER_MAIL)) {
+        if self.index.is_behind_by(SNAPSHOT_BYTES, SNAPSHOT_BYTES_PER_MAIL) {
             return self.write_snapshot();
         }
         Ok(())
@@ -179,6 +185,32 @@ impl Locked<'_> {
         if let Some(lock) = lock {
             self.lock = lock;
         }
+    }
+}
+
+impl Index {
+    /// More than this of the log is not in the snapshot.
+    ///
+    /// In proportion to what a snapshot writes: else a large mailbox that grows would be written again and again.
+    fn is_behind_by(&self, bytes: u32, bytes_per_mail: u32) -> bool {
+        let position = self.state.position();
+        let behind = match self.snapshot {
+            Some(at) if at.seq == position.seq => position.offset - at.offset.min(position.offset),
+            _ => position.offset,
+        };
+        let mails = u32::try_from(self.state.len()).unwrap_or(u32::MAX);
+        behind > bytes.max(mails.saturating_mul(bytes_per_mail))
+    }
+
+    /// To be called when a larger job is done: what the next reader would have to replay goes into a snapshot.
+    ///
+    /// # Errors
+    /// As [`Index::lock`], and what the system says; the old snapshot then stays.
+    pub fn settle(&mut self) -> Result<()> {
+        if !self.is_behind_by(SETTLED_BYTES, SETTLED_BYTES_PER_MAIL) {
+            return Ok(());
+        }
+        self.lock()?.write_snapshot()
     }
 }
 

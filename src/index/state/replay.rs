@@ -123,12 +123,14 @@ impl State {
             }
             Change::KeywordReset(ranges) => self.change_keywords(ranges.iter(), |_, _| 0),
             Change::Modseq(list) => {
+                let mut next = 0;
                 for (uid, modseq) in list.iter() {
                     self.counter = self.counter.max(modseq);
-                    if let Some(row) = self.table.row(uid)
+                    if let Some(row) = self.table.row_near(uid, next)
                         && let Some(m) = self.table.modseqs.get_mut(row)
                     {
                         *m = modseq.max(*m);
+                        next = row + 1;
                     }
                 }
             }
@@ -399,15 +401,18 @@ impl State {
         }
         let next_uid = self.field(Field::NEXT_UID);
         let rows = self.table.len();
+        let e = &mut self.extensions[ext];
+        let is_modseq = &*e.name == "modseq" && e.record_size == 8;
+        let mut next = rows;
         for entry in payload.chunks_exact(stride) {
             let uid = u32::from_le_bytes([entry[0], entry[1], entry[2], entry[3]]);
             if uid == 0 || uid >= next_uid {
                 return Err(Bad::Replay(format!("extension record of UID {uid} although UIDNEXT is {next_uid}")));
             }
-            let Some(row) = self.table.row(uid) else { continue };
-            let e = &mut self.extensions[ext];
+            let Some(row) = self.table.row_near(uid, next) else { continue };
+            next = row + 1;
             let data = &entry[4..4 + size];
-            if &*e.name == "modseq" && e.record_size == 8 {
+            if is_modseq {
                 if let (Some(b), Some(m)) = (data.first_chunk::<8>(), self.table.modseqs.get_mut(row)) {
                     *m = u64::from_le_bytes(*b);
                 }

@@ -1,5 +1,6 @@
 //! A snapshot's bytes: `dovecot.index` in and out (spec: index.md 2).
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::replay::ext_name;
@@ -9,10 +10,17 @@ use crate::index::error::{Damage, DamageClass};
 use crate::mail::Flags;
 
 /// Where the parts of a snapshot's records are.
-struct Layout {
+pub(in crate::index) struct Layout {
     record_size: usize,
     // Offset of each extension's data, in the order of the extensions.
     offsets: Vec<usize>,
+}
+
+impl Layout {
+    /// How long a snapshot of so many mails is behind its front.
+    pub const fn size_of(&self, rows: usize) -> usize {
+        rows * self.record_size
+    }
 }
 
 /// What stands in front of the records.
@@ -29,7 +37,7 @@ impl State {
     /// # Errors
     /// [`DamageClass::IndexUnusable`] and [`DamageClass::NeedsFsck`] (index.md 2.6).
     pub(in crate::index) fn from_snapshot(path: &Path, bytes: &[u8]) -> Result<Self, Damage> {
-        let Front { mut state, layout, header_size } = Self::front(path, bytes)?;
+        let Front { mut state, layout, header_size } = Self::front(path, bytes, bytes.len())?;
         let records = &bytes[header_size..header_size + state.field(Field::MESSAGES) as usize * layout.record_size];
         let record_size = layout.record_size;
         state
@@ -39,15 +47,15 @@ impl State {
     }
 
     /// All checks of a snapshot except those of single mails. For ourselves: a log may have written anything into the header,
-    /// and what no reader would accept must not take the place of a good snapshot.
+    /// and what no reader would accept must not take the place of a good snapshot. `bytes` are its front, `len` is all of it.
     ///
     /// # Errors
     /// As [`State::from_snapshot`].
-    pub(in crate::index) fn check_snapshot(path: &Path, bytes: &[u8]) -> Result<(), Damage> {
-        Self::front(path, bytes).map(drop)
+    pub(in crate::index) fn check_snapshot(path: &Path, bytes: &[u8], len: usize) -> Result<(), Damage> {
+        Self::front(path, bytes, len).map(drop)
     }
 
-    fn front(path: &Path, bytes: &[u8]) -> Result<Front, Damage> {
+    fn front(path: &Path, bytes: &[u8], len: usize) -> Result<Front, Damage> {
         let unusable = |offset, what: String| Damage::new(DamageClass::IndexUnusable, path, offset, what);
         let fsck = |offset, what: String| Damage::new(DamageClass::NeedsFsck, path, offset, what);
 
@@ -85,7 +93,7 @@ impl State {
             .map_err(|(at, what)| fsck((start + at) as u64, what))?;
 
         let messages = base.get(Field::MESSAGES) as usize;
-        let there = (bytes.len() - header_size) / record_size;
+        let there = (len - header_size) / record_size;
         if messages > there {
             return Err(fsck(32, format!("{messages} mails, but records of {there}")));
         }
@@ -177,14 +185,16 @@ impl State {
         let mut table =
             Table { uids: Vec::with_capacity(rows), flags: Vec::with_capacity(rows), sets: vec![0; rows], ..Table::default() };
         let next_uid = self.field(Field::NEXT_UID);
+        let mut last = 0;
         for (row, record) in records.chunks_exact(layout.record_size).enumerate() {
             let uid = u32::from_le_bytes([record[0], record[1], record[2], record[3]]);
-            if uid == 0 || table.uids.last().is_some_and(|&last| last >= uid) {
+            if uid <= last {
                 return Err((row, format!("UID {uid} out of order")));
             }
             if uid >= next_uid {
                 return Err((row, format!("UID {uid} although UIDNEXT is {next_uid}")));
             }
+            last = uid;
             table.uids.push(uid);
             table.flags.push(record[4]);
         }
@@ -215,7 +225,7 @@ impl State {
                 "modseq" if size == 8 => {
                     table.modseqs = parts.map(|b| u64::from_le_bytes(b.try_into().expect("the size is 8"))).collect();
                 }
-                _ => ext.column.fill(parts, rows),
+                _ => ext.column.fill(records, layout.record_size, offset),
             }
         }
         self.table = table;
@@ -223,7 +233,15 @@ impl State {
     }
 
     /// The bytes of a snapshot of this state.
+    #[cfg(any(test, fuzzing))]
     pub(in crate::index) fn to_snapshot(&self) -> Vec<u8> {
+        let (mut out, layout) = self.snapshot_front();
+        self.snapshot_rows(0..self.len(), &layout, &mut out);
+        out
+    }
+
+    /// What stands in front of a snapshot's records, and how they are laid out.
+    pub(in crate::index) fn snapshot_front(&self) -> (Vec<u8>, Layout) {
         let mut base = self.base.clone();
         let layout = self.layout();
         let area = self.extension_area(&layout);
@@ -245,11 +263,17 @@ impl State {
         base.set(Field::LOG_HEAD, self.position.offset);
         base.set(Field::LOG_TAIL, self.tail);
 
-        let mut out = Vec::with_capacity(base_size + area.len() + self.len() * layout.record_size);
+        let mut out = Vec::with_capacity(base_size + area.len());
         out.extend_from_slice(base.bytes());
         out.resize(base_size, 0);
         out.extend_from_slice(&area);
-        for row in 0..self.len() {
+        (out, layout)
+    }
+
+    /// Adds the records of these rows.
+    pub(in crate::index) fn snapshot_rows(&self, rows: Range<usize>, layout: &Layout, out: &mut Vec<u8>) {
+        out.reserve(rows.len() * layout.record_size);
+        for row in rows {
             let start = out.len();
             out.resize(start + layout.record_size, 0);
             let record = &mut out[start..];
@@ -273,7 +297,6 @@ impl State {
                 }
             }
         }
-        out
     }
 
     /// Places the extensions in the record: by alignment, the largest first (index.md 2.3).

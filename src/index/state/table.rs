@@ -34,10 +34,21 @@ impl Column {
         &mut self.data[row * self.size..(row + 1) * self.size]
     }
 
-    /// The data of all rows, in their order.
-    pub fn fill<'d>(&mut self, parts: impl Iterator<Item = &'d [u8]>, rows: usize) {
-        self.data = Vec::with_capacity(rows * self.size);
-        parts.for_each(|part| self.data.extend_from_slice(part));
+    /// The data of all rows: what stands at this offset of each of these records of one size.
+    pub fn fill(&mut self, records: &[u8], record_size: usize, offset: usize) {
+        // Sizes that are known beforehand are copied without a call for each row.
+        self.data = match self.size {
+            2 => gather::<2>(records, record_size, offset),
+            4 => gather::<4>(records, record_size, offset),
+            8 => gather::<8>(records, record_size, offset),
+            12 => gather::<12>(records, record_size, offset),
+            16 => gather::<16>(records, record_size, offset),
+            size => {
+                let mut data = Vec::with_capacity(records.len() / record_size * size);
+                records.chunks_exact(record_size).for_each(|r| data.extend_from_slice(&r[offset..offset + size]));
+                data
+            }
+        };
         let used = self.data.iter().rposition(|&b| b != 0).map_or(0, |at| (at / self.size.max(1) + 1) * self.size);
         self.data.truncate(used);
         if used == 0 {
@@ -87,6 +98,14 @@ impl Column {
     }
 }
 
+fn gather<const N: usize>(records: &[u8], record_size: usize, offset: usize) -> Vec<u8> {
+    let mut data = vec![[0; N]; records.len() / record_size];
+    for (to, record) in data.iter_mut().zip(records.chunks_exact(record_size)) {
+        to.copy_from_slice(&record[offset..offset + N]);
+    }
+    data.into_flattened()
+}
+
 /// The columns that every index has. Rows ascend by UID.
 #[derive(Debug, Clone, Default)]
 pub(in crate::index) struct Table {
@@ -107,6 +126,14 @@ impl Table {
     /// The row of a UID.
     pub fn row(&self, uid: u32) -> Option<usize> {
         self.uids.binary_search(&uid).ok().filter(|&r| !self.is_dead(r))
+    }
+
+    /// The row of a UID that is perhaps this one: whoever writes of many mails goes from one to the next.
+    pub fn row_near(&self, uid: u32, guess: usize) -> Option<usize> {
+        match self.uids.get(guess) {
+            Some(&there) if there == uid => Some(guess).filter(|&r| !self.is_dead(r)),
+            _ => self.row(uid),
+        }
     }
 
     fn is_dead(&self, row: usize) -> bool {

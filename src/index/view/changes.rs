@@ -1,6 +1,6 @@
 //! What the transaction log tells of the changes since an earlier run (spec: index.md 7, sync.md 5.6 and 6.1).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::index::error::{Damage, DamageClass, Result};
 use crate::index::handle::{Index, LogText, step};
@@ -72,6 +72,7 @@ struct Collector<'s, 'v> {
     native: Vec<(u32, u32)>,
     synced: Vec<(u32, u32)>,
     renumbered: Vec<Renumbered>,
+    synced_flags: BTreeSet<u32>,
     step: Step,
 }
 
@@ -97,7 +98,12 @@ impl Index {
     /// # Errors
     /// Damage, I/O.
     pub fn changes(&self, scan: &Scan<'_>) -> Result<Changes> {
-        let logs = self.logs()?;
+        let logs = match scan.since {
+            // What the view shows is what was known then.
+            Since::State { modseq, .. } if modseq != ModSeq(0) && modseq == scan.status.highest_modseq => Vec::new(),
+            Since::State { modseq, .. } => self.logs(Some(modseq))?,
+            Since::Everything => self.logs(None)?,
+        };
         let (mut too_old, mut from, mut last_uid) = (None, Position::default(), u32::MAX);
         if let Since::State { modseq, uid } = scan.since
             && modseq != ModSeq(0)
@@ -115,7 +121,7 @@ impl Index {
             }
             too_old = too_old.or_else(|| scan.contradiction(modseq, uid));
             if too_old.is_some() {
-                (from, last_uid) = (Position::default(), u32::MAX);
+                return self.changes(&Scan { since: Since::Everything, ..*scan }).map(|all| Changes { too_old, ..all });
             }
         }
         let mut collector = Collector {
@@ -128,6 +134,7 @@ impl Index {
             native: Vec::new(),
             synced: Vec::new(),
             renumbered: Vec::new(),
+            synced_flags: BTreeSet::new(),
             step: Step::default(),
         };
         for log in &logs {
@@ -144,8 +151,8 @@ fn start(logs: &[LogText], modseq: ModSeq, scan: &Scan<'_>) -> Result<Option<Pos
     }
     let Some(log) = logs.iter().rev().find(|l| (1..=modseq.0).contains(&l.header.initial_modseq)) else { return Ok(None) };
     let seq = log.header.file_seq;
-    let mut counter = log.header.initial_modseq;
-    let mut offset = u64::from(log.header.size);
+    let mut counter = log.counter;
+    let mut offset = u64::from(log.first);
     for record in log.transactions().flatten() {
         if counter >= modseq.0 {
             break;
@@ -159,8 +166,7 @@ fn start(logs: &[LogText], modseq: ModSeq, scan: &Scan<'_>) -> Result<Option<Pos
 
 impl LogText {
     fn transactions(&self) -> Transactions<'_> {
-        let first = usize::from(self.header.size);
-        Transactions::new(self.bytes.get(first..).unwrap_or(&[]), first as u64)
+        Transactions::new(&self.bytes, u64::from(self.first))
     }
 }
 
@@ -170,7 +176,7 @@ impl Collector<'_, '_> {
         if seq < from.seq || seq > self.scan.end.seq {
             return Ok(());
         }
-        let mut counter = log.header.initial_modseq;
+        let mut counter = log.counter;
         for transaction in log.transactions() {
             for record in transaction {
                 let at = Position { seq, offset: u32::try_from(record.offset).unwrap_or(u32::MAX) };
@@ -211,6 +217,9 @@ impl Collector<'_, '_> {
             return Ok(());
         }
         if bits.sync && !matches!(change, Change::ExpungeGuid(_)) {
+            if self.scan.since != Since::Everything {
+                self.note_synced(change);
+            }
             return Ok(());
         }
         match change {
@@ -276,6 +285,19 @@ impl Collector<'_, '_> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn note_synced(&mut self, change: &Change<'_>) {
+        let scan = self.scan;
+        let last = self.last_uid;
+        let known = |r: Range| scan.within(Range { last: r.last.min(last), ..r });
+        match change {
+            Change::Flags(list) => self.synced_flags.extend(list.iter().flat_map(|r| known(r.uids))),
+            Change::Keyword { ranges, .. } | Change::KeywordReset(ranges) => {
+                self.synced_flags.extend(ranges.iter().flat_map(known));
+            }
+            _ => {}
+        }
     }
 
     fn expunged(&mut self, uid: u32, guid: Guid128) {
@@ -348,6 +370,7 @@ impl Collector<'_, '_> {
             native: uids(self.native),
             synced: uids(self.synced),
             renumbered: self.renumbered,
+            synced_flags: self.synced_flags.into_iter().filter_map(Uid::new).collect(),
         }
     }
 }

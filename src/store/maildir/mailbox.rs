@@ -200,6 +200,12 @@ impl Mailbox for MaildirMailbox {
         self.take_view()
     }
 
+    fn tidy(&mut self) {
+        if let Some(Err(e)) = self.core.index.as_mut().map(crate::index::Index::settle) {
+            tracing::debug!("{e}");
+        }
+    }
+
     fn view_number(&self) -> Option<u64> {
         Some(self.views)
     }

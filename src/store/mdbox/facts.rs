@@ -89,6 +89,11 @@ impl FactTable {
         self.slots.resize(len, None);
     }
 
+    /// Nothing is known of any mail.
+    pub const fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     pub fn get(&self, at: usize) -> Option<&Known> {
         self.slots.get(at)?.as_ref()
     }

@@ -80,8 +80,12 @@ impl MdboxMailbox {
             let at = self.view.position(mail.uid)?;
             (same && self.view.references[at] == *reference).then_some(at)
         });
-        let kept: Vec<_> = kept.collect();
-        self.facts.renew(new.mails.len(), kept.into_iter());
+        if self.facts.is_empty() {
+            self.facts.renew(new.mails.len(), std::iter::empty());
+        } else {
+            let kept: Vec<_> = kept.collect();
+            self.facts.renew(new.mails.len(), kept.into_iter());
+        }
         self.view = new;
         self.taken = (self.index.version(), self.taken.1 + 1);
         Ok(())
@@ -193,6 +197,13 @@ impl Mailbox for MdboxMailbox {
         self.renew_view()
     }
 
+    fn tidy(&mut self) {
+        let settled = self.index.settle().map_err(Error::from).and_then(|()| self.storage.get().map.settle());
+        if let Err(e) = settled {
+            tracing::debug!("{e}");
+        }
+    }
+
     fn view_number(&self) -> Option<u64> {
         Some(self.taken.1)
     }
@@ -221,6 +232,12 @@ impl Mailbox for MdboxMailbox {
             Guid128::ZERO => Ok(self.guid(uid)?.to_128()),
             guid => Ok(guid),
         }
+    }
+
+    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
+        let references = &self.view.references;
+        let complete = references.iter().all(|r| !r.guid.is_zero());
+        complete.then(|| references.iter().map(|r| Some(r.guid)).collect())
     }
 
     fn facts(&mut self, uid: Uid) -> Result<Facts> {

@@ -109,6 +109,11 @@ impl Map {
         std::mem::replace(&mut self.rebuilds, now) != now
     }
 
+    /// See [`Index::settle`].
+    pub fn settle(&mut self) -> Result<()> {
+        self.index.as_mut().map_or(Ok(()), |index| Ok(index.settle()?))
+    }
+
     fn state(&self) -> Option<&State> {
         self.index.as_ref().map(Index::state)
     }

@@ -13,8 +13,8 @@ use crate::store::Settings;
 use crate::store::dbox::TextRules;
 use crate::store::format::Place;
 
-/// How many saved mails are remembered for being found again.
-const REMEMBERED: usize = 1 << 18;
+/// How many saved mails are remembered for being found again: just what a hash table of 2^17 places, some 3 MB, has room for.
+const REMEMBERED: usize = 7 << 14;
 
 /// One storage: a mail root with its `m.N` and its map.
 #[derive(Debug)]

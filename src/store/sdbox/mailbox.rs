@@ -209,6 +209,12 @@ impl Mailbox for SdboxMailbox {
         self.renew_view()
     }
 
+    fn tidy(&mut self) {
+        if let Err(e) = self.index.settle() {
+            tracing::debug!("{e}");
+        }
+    }
+
     fn view_number(&self) -> Option<u64> {
         Some(self.taken.1)
     }

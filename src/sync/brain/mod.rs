@@ -113,7 +113,7 @@ impl Brain<'_> {
         }
         let waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
-        for portion in work::portions(waiting, self.flow.together()) {
+        for portion in work::portions(waiting, self.flow.is_near()) {
             self.work(portion, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
         }
         self.finish()

@@ -11,7 +11,7 @@ use crate::sync::tree::Paired;
 /// Mailboxes that stay open until the other side's answer is there: bounds open files. Others are opened again.
 const KEPT: usize = 32;
 /// Mails in them: bounds memory.
-const KEPT_MAILS: u32 = 20_000;
+const KEPT_MAILS: u32 = 50_000;
 
 /// What this side has of a mailbox.
 pub(super) struct Seen {
@@ -66,7 +66,10 @@ impl Brain<'_> {
         let mut mailbox = self.open(pair)?;
         let look = Look::of(&mut *mailbox);
         let attributes = self.attributes(pair);
-        let offer = Offer { attributes: attributes.as_deref().map(attributes::digest), ..offer(&*mailbox, &look.guids) };
+        let offer = Offer {
+            attributes: attributes.as_deref().map(attributes::digest),
+            ..offer(&*mailbox, &look.guids, &self.start(pair, false))
+        };
         Ok((Open { mailbox, look }, offer))
     }
 

@@ -12,11 +12,15 @@ use crate::sync::tree::Paired;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
-/// Mails in the mailboxes that are carried through together, those of both sides: bounds memory.
+/// Mailboxes that are carried through together over a wire: bounds open files and locks. Without one nobody waits for an answer:
+/// each mailbox by itself is over sooner, and others have less time to come between.
+const TOGETHER: usize = 32;
+/// Mails in them, those of both sides: bounds memory.
 const MAILS: u32 = 20_000;
 
-/// Which mailboxes go together, at most so many. Both sides come to the same answer.
-pub(super) fn portions(waiting: Vec<Waiting<'_>>, together: usize) -> Vec<Vec<Waiting<'_>>> {
+/// Which mailboxes go together. Both sides come to the same answer.
+pub(super) fn portions(waiting: Vec<Waiting<'_>>, near: bool) -> Vec<Vec<Waiting<'_>>> {
+    let together = if near { 1 } else { TOGETHER };
     let mut out: Vec<Vec<Waiting<'_>>> = Vec::new();
     let mut mails = 0u32;
     for one in waiting {
@@ -122,7 +126,15 @@ impl<'a> Brain<'a> {
             let ready = locked.and_then(|(mut mailbox, look)| {
                 mailbox.refresh()?;
                 check(&*mailbox, pair)?;
-                Ok(Round { start, mailbox, look, before: None, name: &pair.local, report: RoundReport::default() })
+                Ok(Round {
+                    start,
+                    mailbox,
+                    look,
+                    before: None,
+                    seen: Vec::new(),
+                    name: &pair.local,
+                    report: RoundReport::default(),
+                })
             });
             pairs.push(pair);
             rounds.push(ready.map_err(|e| {

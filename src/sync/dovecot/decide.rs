@@ -348,6 +348,7 @@ mod tests {
                 native: Vec::new(),
                 synced: Vec::new(),
                 renumbered: Vec::new(),
+                partial: false,
             },
             keys: mails.iter().map(|(_, k)| Some(guid(k))).collect(),
             claims: BTreeSet::new(),

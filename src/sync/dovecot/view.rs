@@ -312,6 +312,7 @@ impl Theirs {
             native: Vec::new(),
             synced: Vec::new(),
             renumbered: Vec::new(),
+            partial: false,
         };
         let mut keys = Vec::new();
         let mut guids = BTreeMap::new();

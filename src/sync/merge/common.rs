@@ -17,6 +17,8 @@ pub struct Common {
     pub new_master: Vec<usize>,
     /// The slave's.
     pub new_slave: Vec<usize>,
+    /// Partial facts do not suffice to be sure of this.
+    pub doubtful: bool,
 }
 
 impl Common {
@@ -95,7 +97,9 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
 
     while let Some(uid) = [m.next_uid(), s.next_uid()].into_iter().flatten().min() {
         let (at_m, at_s) = (m.item, s.item);
-        match (m.take(uid), s.take(uid)) {
+        let (on_m, on_s) = (m.take(uid), s.take(uid));
+        out.doubtful |= Some(uid) <= context.last_common && !is_plain(master, &on_m, slave, &on_s);
+        match (on_m, on_s) {
             (Known::Here(a), Known::Here(b)) => {
                 if !same(&master.items[a], &slave.items[b]) {
                     (m.item, s.item) = (at_m, at_s);
@@ -170,9 +174,24 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     out.new_slave.extend(s.item..slave.items.len());
     out.new_master.sort_unstable();
     out.new_slave.sort_unstable();
+    let new = out.new_master.len() + out.new_slave.len();
     renumbered::drop_expunged(master, slave, &mut out.new_master);
     renumbered::drop_expunged(slave, master, &mut out.new_slave);
+    out.doubtful |= instances.get().is_some() || out.new_master.len() + out.new_slave.len() < new;
     out
+}
+
+/// What users do to a mail that both sides have: it stays, or one of them expunges it, or both.
+fn is_plain(master: &Facts, on_m: &Known, slave: &Facts, on_s: &Known) -> bool {
+    let guid = |facts: &Facts, known: &Known| match *known {
+        Known::Here(n) => Some(facts.items[n].guid),
+        Known::Expunged(guid) => Some(guid),
+        Known::Missing | Known::Future => None,
+    };
+    match (guid(master, on_m), guid(slave, on_s)) {
+        (Some(a), Some(b)) => a.is_none() || b.is_none() || a == b,
+        _ => false,
+    }
 }
 
 /// The items of the side that is not the master's (or that is), as far as they have a partner.

@@ -41,6 +41,10 @@ pub struct Facts {
     pub synced: Vec<(Uid, Uid)>,
     /// UIDs that a sync took away as it gave their mails others.
     pub renumbered: Vec<Renumbered>,
+    /// Only mails that the logs name since an earlier run, and those that came since: the others are as both sides had them then,
+    /// which the digests at the end of the round prove. Never said over a stream.
+    #[serde(skip)]
+    pub partial: bool,
 }
 
 /// A mail that is there.
@@ -150,6 +154,21 @@ impl Facts {
     #[must_use]
     pub fn item(&self, uid: Uid) -> Option<&Item> {
         self.items.binary_search_by_key(&uid, |i| i.uid).ok().map(|n| &self.items[n])
+    }
+
+    /// All but the mails.
+    #[must_use]
+    pub fn without_items(&self) -> Self {
+        Self {
+            status: self.status,
+            items: Vec::new(),
+            expunged: self.expunged.clone(),
+            held_back: self.held_back.clone(),
+            native: self.native.clone(),
+            synced: self.synced.clone(),
+            renumbered: self.renumbered.clone(),
+            partial: self.partial,
+        }
     }
 
     /// A sync held this UID's mail back.

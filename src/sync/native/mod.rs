@@ -23,8 +23,6 @@ use crate::wire::{Conn, ConnError, Wait};
 const PART: usize = 64 << 10;
 /// Mails that may be on their way.
 const WINDOW: u32 = 1024;
-/// Mailboxes that are carried through together: bounds open files and locks.
-const TOGETHER: usize = 32;
 /// Texts that wait in memory; more wait in a file.
 const IN_MEMORY: usize = 4 << 20;
 
@@ -334,9 +332,5 @@ impl Link for NativeLink<'_> {
 
     fn window(&self) -> u32 {
         WINDOW
-    }
-
-    fn together(&self) -> usize {
-        TOGETHER
     }
 }

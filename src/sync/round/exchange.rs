@@ -10,14 +10,15 @@ use crate::sync::message::{Gone, LinkError, Message};
 impl Round<'_> {
     /// Sends these mails and takes in what shall come. What has come whole stays, however the exchange ends: the next run goes on
     /// behind it.
-    pub(super) fn exchange(
+    pub(super) fn exchange<'d>(
         &mut self,
-        sends: &[Uid],
-        import: &mut Import<'_>,
+        sends: Vec<Uid>,
+        steps: impl Iterator<Item = Step<'d>>,
+        import: &mut Import,
         decided: &Decided,
         with: (&mut Turn<'_, '_>, &mut AtHand),
     ) -> Result<()> {
-        let result = self.send_and_receive(sends, import, decided, with);
+        let result = self.send_and_receive(sends, steps, import, decided, with);
         if import.rebuild || matches!(result, Err(RoundError::Own(_))) {
             return result;
         }
@@ -25,26 +26,25 @@ impl Round<'_> {
         result.and(kept)
     }
 
-    fn send_and_receive(
+    fn send_and_receive<'d>(
         &mut self,
-        sends: &[Uid],
-        import: &mut Import<'_>,
+        sends: Vec<Uid>,
+        mut steps: impl Iterator<Item = Step<'d>>,
+        import: &mut Import,
         decided: &Decided,
         (turn, at_hand): (&mut Turn<'_, '_>, &mut AtHand),
     ) -> Result<()> {
         // Few flushes, and little to do again after a stop.
         let batch = usize::try_from(self.start.options.commit_interval).unwrap_or(usize::MAX);
-        let mut outgoing = sends.iter();
+        let mut outgoing = sends.into_iter();
         let mut waiting = outgoing.next();
         let mut cut = None;
-        let mut steps = std::mem::take(&mut import.steps).into_iter();
         let mut step = steps.next();
         loop {
             self.check_stop()?;
             if let Some(uid) = waiting.filter(|_| turn.flow.has_credit()) {
-                let is_there = decided.own.item(*uid).and_then(|i| i.guid).is_some_and(|g| decided.there.contains(&g));
-                let known = if is_there { self.carry().known(*uid) } else { None };
-                let sent = turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(*uid, &import.moved)));
+                let known = if decided.there.contains(&uid) { self.carry().known(uid) } else { None };
+                let sent = turn.flow.send_mail(known.unwrap_or_else(|| self.carry().mail_text(uid, &import.moved)));
                 match sent {
                     Ok(()) => waiting = outgoing.next(),
                     // Nobody listens any more. What has been said before may be here already.
@@ -89,7 +89,7 @@ impl Round<'_> {
         cut.map_or(Ok(()), |e| Err(e.into()))
     }
 
-    fn commit(&mut self, import: &mut Import<'_>, decided: &Decided) -> Result<()> {
+    fn commit(&mut self, import: &mut Import, decided: &Decided) -> Result<()> {
         // The mails to come raise UIDNEXT: if the run stops behind them, what was held back below is not taken for expunged.
         let known = import.unreadable.len();
         if import.staged > 0 && import.held_known != Some(known) {

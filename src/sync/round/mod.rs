@@ -13,10 +13,10 @@ use std::sync::Arc;
 
 pub use self::together::{Entrant, run};
 use super::at_hand::AtHand;
-use super::carry::{Carry, Import, Step, held_back, hold_back};
+use super::carry::{Carry, Import, Step, held_back, hold_back, own_uid, still_needed};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
-use super::merge::{self, Context, Facts, Merged, Missing, NewGuids, Outcome};
+use super::merge::{self, Context, Facts, Item, Merged, Missing, NewGuids, Outcome};
 use super::message::{Failure, LinkError, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
@@ -26,6 +26,9 @@ use crate::os::stop::Stop;
 
 /// Rounds for a mailbox that others keep changing.
 const ROUNDS: u32 = 5;
+
+/// That of a mailbox whose mails were not summed up.
+const NO_DIGEST: [u8; 20] = [0; 20];
 
 /// Why a round ended early.
 #[derive(Debug)]
@@ -114,6 +117,8 @@ pub struct Round<'a> {
     pub look: Option<Look>,
     /// What was known in the round before.
     pub before: Option<Arc<Facts>>,
+    /// All mails of then, where the facts were partial.
+    pub seen: Vec<(Uid, Option<Guid128>)>,
     /// Its name, for messages.
     pub name: &'a MailboxName,
     /// What came of it.
@@ -132,7 +137,10 @@ impl Start<'_> {
 
     /// Both sides are as they shall be. Both come to the same answer.
     pub fn nothing_to_do(&self, a: &Offer, b: &Offer) -> bool {
-        let equal = a.status.identity == b.status.identity && a.status.messages == b.status.messages && a.digest == b.digest;
+        let equal = a.status.identity == b.status.identity
+            && a.status.messages == b.status.messages
+            && a.digest == b.digest
+            && a.digest != NO_DIGEST;
         if equal && !a.doubtful && !b.doubtful {
             return true;
         }
@@ -149,6 +157,12 @@ impl Start<'_> {
             && !a.doubtful
             && !b.doubtful
             && self.saved.as_ref().is_some_and(|s| unchanged(a, s) && unchanged(b, s))
+    }
+
+    /// The saved state is one of this mailbox: whether it has changed is told by its counters, and what has by its log.
+    pub fn has_state(&self, own: &mail::Status) -> bool {
+        let fits = |s: &MailboxState| s.uidvalidity == Some(own.identity.uidvalidity) && s.modseq != ModSeq(0);
+        !self.fresh && matches!(self.options.algorithm, Algorithm::State(_)) && self.saved.as_ref().is_some_and(fits)
     }
 
     /// What this side has to raise to be level with the other one.
@@ -226,7 +240,7 @@ pub struct Decided {
     peer: Arc<Facts>,
     outcome: Outcome,
     /// Mails whose texts the other side has elsewhere.
-    there: HashSet<Guid128>,
+    there: HashSet<Uid>,
 }
 
 impl Round<'_> {
@@ -245,8 +259,9 @@ impl Round<'_> {
         self.start.options.mode
     }
 
-    /// Looks at the own side.
-    fn begin(&mut self, again: bool) -> mail::Result<Arc<Facts>> {
+    /// Looks at the own side. The facts may be partial where the other side is near and the first round of a two-way run
+    /// begins with a saved state.
+    fn begin(&mut self, again: bool, near: bool) -> mail::Result<Arc<Facts>> {
         if again {
             self.report.bad.clear();
             self.report.unsettled = false;
@@ -254,23 +269,68 @@ impl Round<'_> {
             self.mailbox.refresh()?;
         }
         let mailbox = &mut *self.mailbox;
-        let Look { mut guids, .. } = match self.look.take() {
+        let mut look = match self.look.take() {
             Some(look) => look.again(mailbox),
             None => Look::of(mailbox),
         };
-        self.report.bad.append(&mut guids.bad);
+        self.report.bad.append(&mut look.guids.bad);
         let since = match (self.mode(), &self.start.options.algorithm, self.start.saved) {
             (Mode::Backup(_), _, _) => None,
             (_, Algorithm::State(_), Some(s)) => Some(Since::State { modseq: s.modseq, uid: s.last_common }),
             _ => Some(Since::Everything),
         };
-        let mut now = facts::facts(&mut *self.mailbox, &guids, since, &self.start.options.filter)?;
-        if let Some(before) = &self.before {
-            remember_expunged(&mut now, before);
-        }
+        let options = self.start.options;
+        let changes = since.map(|s| self.mailbox.changes(s)).transpose()?.unwrap_or_default();
+        let plain = self.mode() == Mode::TwoWay && options.filter.is_empty() && !self.start.unified;
+        let saved = self.start.saved.filter(|_| near && !again && plain && self.start.has_state(&self.mailbox.status()));
+        let partial = saved.and_then(|saved| facts::since_state(&*self.mailbox, &look.guids, &changes, &saved));
+        let mut now = match partial {
+            Some(facts) => {
+                self.look = Some(look);
+                facts
+            }
+            None => facts::with_changes(&mut *self.mailbox, &look.guids, changes, &options.filter),
+        };
+        remember_expunged(&mut now, self.before.as_deref(), &self.seen);
         let now = Arc::new(now);
+        // A backup asks no log.
+        self.before = (!matches!(self.mode(), Mode::Backup(_))).then(|| Arc::clone(&now));
+        Ok(now)
+    }
+
+    /// Partial facts with what the other side's want to know. All facts, if those are not partial.
+    fn complete(&mut self, own: Arc<Facts>, peer: &Facts) -> mail::Result<Arc<Facts>> {
+        if !own.partial {
+            return Ok(own);
+        }
+        let Some(look) = self.look.as_ref().filter(|_| peer.partial) else { return self.begin(false, false) };
+        let now = Arc::new(facts::add_those_of(&own, peer, &*self.mailbox, &look.guids));
         self.before = Some(Arc::clone(&now));
         Ok(now)
+    }
+
+    /// What both sides have left out of their facts makes no difference.
+    fn suffice(&self, own: &Facts, peer: &Facts) -> bool {
+        let (master, slave) = if self.start.side == Side::Master { (own, peer) } else { (peer, own) };
+        !merge::find_common(master, slave, &self.context(own, peer)).doubtful
+    }
+
+    fn context(&self, own: &Facts, peer: &Facts) -> Context {
+        Context {
+            last_common: self.start.saved.filter(|_| matches!(self.start.options.algorithm, Algorithm::State(_))).and_then(|s| {
+                let fits = |f: &Facts| {
+                    Some(f.status.identity.uidvalidity) == s.uidvalidity && s.last_common < Some(f.status.identity.uid_next)
+                };
+                (fits(own) && fits(peer)).then_some(s.last_common).flatten()
+            }),
+            missing: match self.mode() {
+                Mode::TwoWay if self.start.unified => Missing::IfKnown,
+                Mode::TwoWay if self.start.options.filter.is_empty() => Missing::Expunged,
+                Mode::TwoWay => Missing::IfLogged,
+                Mode::OneWay(_) if !self.start.unified => Missing::IfProved,
+                Mode::OneWay(_) | Mode::Backup(_) => Missing::IfKnown,
+            },
+        }
     }
 
     /// Finds what both sides have.
@@ -287,22 +347,7 @@ impl Round<'_> {
             };
             return Ok(Common { own, peer, found: Asked::Doubtful(doubtful), guids });
         }
-        let context = Context {
-            last_common: self.start.saved.filter(|_| matches!(self.start.options.algorithm, Algorithm::State(_))).and_then(|s| {
-                let fits = |f: &Facts| {
-                    Some(f.status.identity.uidvalidity) == s.uidvalidity && s.last_common < Some(f.status.identity.uid_next)
-                };
-                (fits(&own) && fits(&peer)).then_some(s.last_common).flatten()
-            }),
-            missing: match self.mode() {
-                Mode::TwoWay if self.start.unified => Missing::IfKnown,
-                Mode::TwoWay if self.start.options.filter.is_empty() => Missing::Expunged,
-                Mode::TwoWay => Missing::IfLogged,
-                Mode::OneWay(_) if !self.start.unified => Missing::IfProved,
-                Mode::OneWay(_) | Mode::Backup(_) => Missing::IfKnown,
-            },
-        };
-        let common = merge::find_common(master, slave, &context);
+        let common = merge::find_common(master, slave, &self.context(&own, &peer));
         let new = if is_master { &common.new_master } else { &common.new_slave };
         let doubtful = new.iter().any(|&i| peer.never_had(own.items[i].uid));
         let in_both = if doubtful { common.in_both(master, slave) } else { HashSet::new() };
@@ -338,7 +383,14 @@ impl Round<'_> {
                 }
             }
         };
-        Decided { own, peer, outcome, there: there.into_iter().collect() }
+        // What goes as it is known to be there already, by its UID.
+        let there: HashSet<Guid128> = there.into_iter().collect();
+        let is_there = |i: &&Item| i.guid.is_some_and(|g| there.contains(&g));
+        let there = if there.is_empty() { HashSet::new() } else { own.items.iter().filter(is_there).map(|i| i.uid).collect() };
+        // In a large mailbox the facts are much: what is not needed any more goes before the mails come.
+        let peer = Arc::new(still_needed(self.mode(), &own, &peer));
+        let own = if self.is_source() { Arc::new(own.without_items()) } else { own };
+        Decided { own, peer, outcome, there }
     }
 
     /// The GUID of a mail; none if that, or the text where it is asked for too, cannot be read.
@@ -362,7 +414,7 @@ impl Round<'_> {
         }
     }
 
-    fn held_back(&self, Decided { own, peer, outcome, .. }: &Decided, import: &Import<'_>) -> Vec<(Uid, Uid)> {
+    fn held_back(&self, Decided { own, peer, outcome, .. }: &Decided, import: &Import) -> Vec<(Uid, Uid)> {
         held_back(self.start.side, self.mode(), (own, peer), outcome, import)
     }
 
@@ -375,22 +427,31 @@ impl Round<'_> {
     }
 
     /// Makes the own side what was decided, and gives the other side what it lacks.
-    fn carry_out(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<RoundEnd> {
+    fn carry_out(&mut self, decided: &mut Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<RoundEnd> {
         let before = self.report.done;
+        let partial = decided.own.partial;
+        if partial && let Some(look) = self.look.take() {
+            // What an expunge in the log was about must be known in another round, too.
+            self.seen = self.mailbox.mails().iter().map(|m| m.uid).zip(look.guids.all).collect();
+        }
         let surprised = self.make_true(decided, turn, at_hand)?;
+        decided.outcome.mails = Vec::new();
+        decided.own = Arc::new(decided.own.without_items());
         let acted = self.report.done != before;
         if surprised {
             self.mailbox.refresh()?;
         } else if acted {
             self.mailbox.renew()?;
         }
-        let digest = facts::digest(self.mailbox.mails(), None);
+        // With partial facts nobody has looked at the other mails yet.
+        let guids = partial.then(|| facts::guids(&mut *self.mailbox).all);
+        let digest = facts::digest(self.mailbox.mails(), guids.as_deref());
         Ok(RoundEnd { status: self.mailbox.status(), digest, acted, surprised })
     }
 
     /// Says whether something came out differently.
-    fn make_true(&mut self, decided: &Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<bool> {
-        let Decided { own, peer, outcome, .. } = decided;
+    fn make_true(&mut self, decided: &mut Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<bool> {
+        let Decided { own, outcome, .. } = &*decided;
         let receives = !self.is_source();
         let sends: Vec<Uid> = if self.mode() == Mode::TwoWay || !receives {
             outcome.mails.iter().filter(|m| m.copied && self.peers(m).is_none()).filter_map(|m| self.own(m)).collect()
@@ -405,15 +466,19 @@ impl Round<'_> {
                 self.mailbox.set_identity(identity.guid, outcome.uidvalidity)?;
                 self.report.done.identity += 1;
             }
-            for m in &outcome.mails {
-                match self.own(m) {
-                    None if m.copied && self.peers(m).is_some() => import.steps.push(Step::Fetch(m)),
-                    Some(u) if u != m.uid && !rebuild => import.steps.push(Step::Move(u, m)),
-                    _ => {}
-                }
-            }
+        } else {
+            decided.outcome.mails = Vec::new();
         }
-        self.exchange(&sends, &mut import, decided, (turn, at_hand))?;
+        let decided = &*decided;
+        let Decided { own, peer, outcome, .. } = decided;
+        let (side, rebuild) = (self.start.side, outcome.rebuild);
+        let peers_side = if side == Side::Master { Side::Slave } else { Side::Master };
+        let steps = outcome.mails.iter().filter_map(|m| match own_uid(side, m) {
+            None if m.copied && own_uid(peers_side, m).is_some() => Some(Step::Fetch(m)),
+            Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
+            _ => None,
+        });
+        self.exchange(sends, steps, &mut import, decided, (turn, at_hand))?;
         if !receives {
             return Ok(false);
         }
@@ -442,7 +507,7 @@ impl Round<'_> {
             self.report.state = Some(self.start.state_after(decided, own, peer));
         }
         let differ = own.surprised || peer.surprised || self.start.should_match() && own.digest != peer.digest;
-        self.report.unsettled = differ && (own.acted || peer.acted);
+        self.report.unsettled = differ && (own.acted || peer.acted || decided.own.partial);
         self.report.unsettled
     }
 
@@ -452,14 +517,18 @@ impl Round<'_> {
         if floors != Floors::default() {
             self.mailbox.raise(&floors)?;
         }
+        if self.report.done != Counts::default() {
+            self.mailbox.tidy();
+        }
         Ok(())
     }
 }
 
 /// A log may tell an expunge without the GUID of the mail, which was there a moment ago.
-fn remember_expunged(now: &mut Facts, before: &Facts) {
+fn remember_expunged(now: &mut Facts, before: Option<&Facts>, seen: &[(Uid, Option<Guid128>)]) {
     for gone in now.expunged.iter_mut().filter(|e| e.guid.is_none()) {
-        gone.guid = before.item(gone.uid).and_then(|i| i.guid);
+        let known = before.and_then(|b| b.item(gone.uid)).and_then(|i| i.guid);
+        gone.guid = known.or_else(|| seen[seen.binary_search_by_key(&gone.uid, |s| s.0).ok()?].1);
     }
 }
 
@@ -468,13 +537,14 @@ fn previous(uid: Uid) -> Option<Uid> {
 }
 
 /// The own side of a mailbox, as the other side gets to see it.
-pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids) -> Offer {
+pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids, start: &Start<'_>) -> Offer {
     let status = mailbox.status();
+    let digest = || facts::digest(mailbox.mails(), Some(&guids.all));
     Offer {
         guid: status.identity.guid,
         status,
         capabilities: mailbox.capabilities(),
-        digest: facts::digest(mailbox.mails(), Some(&guids.all)),
+        digest: if start.has_state(&status) { NO_DIGEST } else { digest() },
         doubtful: guids.all.iter().any(Option::is_none),
         attributes: None,
     }

@@ -38,14 +38,13 @@ pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand
 /// One round of these mailboxes. Gives those that need another one.
 fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&mut Flow<'_>, &mut AtHand)) -> Result<Vec<usize>> {
     let jobs: Vec<Job<()>> = open.iter().map(|&i| (i, Ok(()))).collect();
+    let near = flow.is_near();
     let begin = |round: &mut Round<'_>, ()| {
-        let own = round.begin(n > 1)?;
+        let own = round.begin(n > 1, near)?;
         Ok((Message::Facts(Arc::clone(&own)), own))
     };
-    let jobs: Vec<Job<(Arc<Facts>, Arc<Facts>)>> = flight(rounds, jobs, flow, begin, |own, said| match said {
-        Message::Facts(peer) => Ok((own, peer)),
-        other => Err(unexpected(&other, "facts")),
-    })?;
+    let jobs = flight(rounds, jobs, flow, begin, hear_facts)?;
+    let jobs = complete(rounds, jobs, flow)?;
     let compare = |round: &mut Round<'_>, (own, peer): (Arc<Facts>, Arc<Facts>)| {
         let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&own, &peer) };
         let common = round.compare(own, peer)?;
@@ -60,7 +59,7 @@ fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&m
     for (at, (i, job)) in jobs.into_iter().enumerate() {
         let mut decided = None;
         let end = tried(&mut rounds[i], job, |round, (common, theirs, there)| {
-            let decided: &Decided = decided.insert(round.decide(common, &theirs, there));
+            let decided: &mut Decided = decided.insert(round.decide(common, &theirs, there));
             round.carry_out(decided, &mut Turn { flow, at, dones: &mut dones }, at_hand)
         })?;
         flow.send(Message::Done(end.clone()))?;
@@ -78,6 +77,41 @@ fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&m
         }
     }
     Ok(again)
+}
+
+/// The facts of both sides, one's own first.
+type Both = (Arc<Facts>, Arc<Facts>);
+
+fn hear_facts(own: Arc<Facts>, said: Message) -> Result<Both> {
+    match said {
+        Message::Facts(peer) => Ok((own, peer)),
+        other => Err(unexpected(&other, "facts")),
+    }
+}
+
+/// Partial facts get the mails that the other side's name. Where that does not do, all mails are told after all. Both sides come to
+/// the same answer.
+fn complete(rounds: &mut [Entrant<'_>], jobs: Vec<Job<Both>>, flow: &mut Flow<'_>) -> Result<Vec<Job<Both>>> {
+    let is_partial = |job: &Job<Both>| matches!(&job.1, Ok((own, peer)) if own.partial || peer.partial);
+    let (partial, mut ready): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_partial);
+    let say = |round: &mut Round<'_>, (own, peer): Both| {
+        let own = round.complete(own, &peer)?;
+        Ok((Message::Facts(Arc::clone(&own)), own))
+    };
+    let partial = flight(rounds, partial, flow, say, hear_facts)?;
+    let suffices = |(i, job): &Job<Both>| match (&rounds[*i], job) {
+        (Ok(round), Ok((own, peer))) => !own.partial && !peer.partial || own.partial && peer.partial && round.suffice(own, peer),
+        _ => true,
+    };
+    let (enough, doubtful): (Vec<_>, Vec<_>) = partial.into_iter().partition(suffices);
+    let say = |round: &mut Round<'_>, _| {
+        let own = round.begin(false, false)?;
+        Ok((Message::Facts(Arc::clone(&own)), own))
+    };
+    ready.extend(enough);
+    ready.extend(flight(rounds, doubtful, flow, say, hear_facts)?);
+    ready.sort_by_key(|(i, _)| *i);
+    Ok(ready)
 }
 
 /// One flight. `hear` is given what the other side says.

@@ -150,9 +150,11 @@ impl Uidlist {
         };
         let (header, version1) = Header::parse(&bytes[..end])?;
         let mut list = Self { needs_rewrite: version1 || header.guid.is_none(), ..Self::new(header) };
+        // A place for each line, and no more: they stay as long as the mailbox is open.
         list.text.reserve(bytes.len());
-        list.records.reserve(bytes.len() / 60);
+        list.records.reserve_exact(memchr::memchr_iter(b'\n', &bytes[end + 1..]).count());
         let torn = list.parse_lines(&bytes[end + 1..], 2, version1)?;
+        list.text.shrink_to_fit();
         list.needs_rewrite |= torn > 0;
         Ok((list, torn))
     }

@@ -175,7 +175,7 @@ struct Exchange<'a> {
     requests: Vec<Request>,
     pending: BTreeSet<Uid>,
     staged_top: Option<Uid>,
-    import: Import<'static>,
+    import: Import,
     guid_uids: Option<HashMap<MailGuid, Uid>>,
     asked_by_uid: HashSet<Uid>,
     own_state: Option<StateItem>,

@@ -375,7 +375,7 @@ impl Exchange<'_> {
         result
     }
 
-    pub(super) fn carry_out(&mut self, outcome: &Outcome, theirs: &Theirs, import: &mut Import<'static>) -> Result<()> {
+    pub(super) fn carry_out(&mut self, outcome: &Outcome, theirs: &Theirs, import: &mut Import) -> Result<()> {
         let copies: HashMap<Uid, Uid> = std::mem::take(&mut self.copies).into_iter().map(|(from, to)| (to, from)).collect();
         for m in &outcome.mails {
             if let Some(&from) = copies.get(&m.uid).filter(|_| own_uid(self.s.side, m).is_none()) {
