@@ -5,9 +5,14 @@
 //! moves the directories away. Renaming: it moves the directories, then calls [`Format::renamed`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::mail::{Identity, Mailbox, MailboxGuid, MailboxName, Result, UidValidity};
-use crate::os::fs::Modes;
+use sha1::{Digest, Sha1};
+
+use super::Settings;
+use crate::mail::{Class, Error, Identity, Mailbox, MailboxGuid, MailboxName, Result, UidValidity};
+use crate::os::fs::{self, Modes};
+use crate::os::lock::{How, LockFile};
 
 /// Where the parts of one mailbox lie (mailbox-list.md 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,37 @@ pub struct Place {
     pub names_in_index: bool,
     /// Modes and group of new files here.
     pub modes: Modes,
+}
+
+/// The file that keeps other dsync runs away from a mailbox (sync.md 10.1).
+pub const RUN_LOCK: &str = ".dovecot-box-sync.lock";
+
+impl Place {
+    /// Takes a lock file of this mailbox: beside its index, or in `VOLATILEDIR` with the hash of its name.
+    ///
+    /// # Errors
+    /// Class `NotFound`: somebody has deleted or renamed the mailbox. The lock was not to be had in time; I/O.
+    pub fn lock_file(&self, name: &str, settings: &Settings, timeout: Duration) -> Result<LockFile> {
+        let path = match &self.volatile {
+            None => self.index.join(name),
+            Some(dir) => dir.join(format!("{name}.{}", hex::encode(Sha1::digest(self.storage_name.as_bytes())))),
+        };
+        // Never the directory of the mailbox: what went away would be there again.
+        if let Some(dir) = path.parent().filter(|dir| *dir != self.mailbox && self.mailbox.is_dir()) {
+            fs::mkdir_all(dir, &self.modes)?;
+        }
+        let how = How {
+            method: settings.index.lock_method,
+            stale: Duration::from_secs(180),
+            use_excl: settings.index.dotlock_use_excl,
+            modes: self.modes,
+        };
+        let timeout = settings.max_lock_timeout.map_or(timeout, |max| timeout.min(max));
+        LockFile::acquire(&path, &how, timeout).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::new(Class::NotFound, e),
+            _ => e.into(),
+        })
+    }
 }
 
 /// A storage format at one location.

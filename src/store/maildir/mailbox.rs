@@ -1,11 +1,8 @@
 //! A Maildir as [`Mailbox`].
 
 use std::fs::Metadata;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-use sha1::{Digest, Sha1};
 
 use super::commit::{NamesTaken, Source, Staged};
 use super::core::Core;
@@ -17,8 +14,9 @@ use crate::mail::{
     Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid,
     Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Timestamp, Uid, UidValidity,
 };
-use crate::os::lock::{How, LockFile};
+use crate::os::lock::LockFile;
 use crate::store::decode::{self, Decoded, Plugins, Stored};
+use crate::store::format::RUN_LOCK;
 
 /// An opened Maildir.
 pub(super) struct MaildirMailbox {
@@ -160,26 +158,7 @@ const ONE: UidValidity = UidValidity::new(1).expect("1 is not 0");
 
 impl Mailbox for MaildirMailbox {
     fn lock(&mut self, timeout: Duration) -> Result<()> {
-        let place = &self.core.place;
-        let path: PathBuf = match &place.volatile {
-            Some(dir) => {
-                let hash = hex::encode(Sha1::digest(place.storage_name.as_bytes()));
-                dir.join(format!(".dovecot-box-sync.lock.{hash}"))
-            }
-            None => place.index.join(".dovecot-box-sync.lock"),
-        };
-        if let Some(dir) = path.parent() {
-            crate::os::fs::mkdir_all(dir, &place.modes)?;
-        }
-        let settings = &self.core.settings;
-        let how = How {
-            method: settings.index.lock_method,
-            stale: Duration::from_secs(180),
-            use_excl: settings.index.dotlock_use_excl,
-            modes: place.modes,
-        };
-        let timeout = settings.max_lock_timeout.map_or(timeout, |max| max.min(timeout));
-        self.lock = Some(LockFile::acquire(&path, &how, timeout)?);
+        self.lock = Some(self.core.place.lock_file(RUN_LOCK, &self.core.settings, timeout)?);
         Ok(())
     }
 

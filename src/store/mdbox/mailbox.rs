@@ -13,9 +13,9 @@ use crate::mail::{
     Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
     MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
-use crate::os::lock::{How, LockFile};
+use crate::os::lock::LockFile;
 use crate::store::Settings;
-use crate::store::format::Place;
+use crate::store::format::{Place, RUN_LOCK};
 
 /// A mailbox of an mdbox storage.
 #[derive(Debug)]
@@ -140,32 +140,13 @@ pub(super) fn check_identity(state: &State, opened: Identity, place: &Place) -> 
     Ok(())
 }
 
-/// A lock file of a mailbox: in its index directory, or among the volatile files under a hashed name (sync.md 10.1).
-pub(super) fn lock_file(name: &str, place: &Place, settings: &Settings, timeout: Duration) -> crate::os::fs::Result<LockFile> {
-    let path = match &place.volatile {
-        None => place.index.join(name),
-        Some(dir) => {
-            use sha1::Digest;
-            dir.join(format!("{name}.{}", hex::encode(sha1::Sha1::digest(place.storage_name.as_bytes()))))
-        }
-    };
-    let how = How {
-        method: settings.index.lock_method,
-        stale: Duration::from_secs(180),
-        use_excl: settings.index.dotlock_use_excl,
-        modes: place.modes,
-    };
-    let timeout = settings.max_lock_timeout.map_or(timeout, |max| timeout.min(max));
-    LockFile::acquire(&path, &how, timeout)
-}
-
 /// The lock that Dovecot wants around expunges of a mailbox whose sizes it has summed up (dbox.md 3.9). To be taken before
 /// the mailbox's log.
 pub(super) fn vsize_lock(state: &State, place: &Place, settings: &Settings) -> Option<LockFile> {
     if vsize_highest_uid(state) == 0 {
         return None;
     }
-    match lock_file("dovecot-vsize.lock", place, settings, Duration::from_secs(10)) {
+    match place.lock_file("dovecot-vsize.lock", settings, Duration::from_secs(10)) {
         Ok(lock) => Some(lock),
         Err(e) => {
             // Only a sum is at stake, and it is made anew when it does not fit.
@@ -184,7 +165,7 @@ pub(super) fn vsize_highest_uid(state: &State) -> u32 {
 impl Mailbox for MdboxMailbox {
     fn lock(&mut self, timeout: Duration) -> Result<()> {
         let settings = self.storage.get().settings.clone();
-        self.run_lock = Some(lock_file(".dovecot-box-sync.lock", &self.place, &settings, timeout)?);
+        self.run_lock = Some(self.place.lock_file(RUN_LOCK, &settings, timeout)?);
         Ok(())
     }
 

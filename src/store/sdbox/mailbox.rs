@@ -10,10 +10,10 @@ use crate::mail::{
     Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
     NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
-use crate::os::lock::{How, LockFile};
+use crate::os::lock::LockFile;
 use crate::store::Settings;
 use crate::store::dbox::{Damage, Owner, TextRules};
-use crate::store::format::Place;
+use crate::store::format::{Place, RUN_LOCK};
 
 /// A mailbox, opened.
 pub(super) struct SdboxMailbox {
@@ -182,23 +182,7 @@ pub(super) fn check_writable(state: &State, opened: Identity, place: &Place) -> 
 
 impl Mailbox for SdboxMailbox {
     fn lock(&mut self, timeout: Duration) -> Result<()> {
-        let index = &self.settings.index;
-        let path = match &self.place.volatile {
-            None => self.place.index.join(".dovecot-box-sync.lock"),
-            Some(dir) => {
-                use sha1::Digest;
-                let hash = hex::encode(sha1::Sha1::digest(self.place.storage_name.as_bytes()));
-                dir.join(format!(".dovecot-box-sync.lock.{hash}"))
-            }
-        };
-        let how = How {
-            method: index.lock_method,
-            stale: Duration::from_secs(180),
-            use_excl: index.dotlock_use_excl,
-            modes: self.place.modes,
-        };
-        let timeout = self.settings.max_lock_timeout.map_or(timeout, |max| timeout.min(max));
-        self.run_lock = Some(LockFile::acquire(&path, &how, timeout)?);
+        self.run_lock = Some(self.place.lock_file(RUN_LOCK, &self.settings, timeout)?);
         Ok(())
     }
 
