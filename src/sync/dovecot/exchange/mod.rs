@@ -176,6 +176,12 @@ struct Exchange<'a> {
     pending: BTreeSet<Uid>,
     staged_top: Option<Uid>,
     import: Import,
+    /// What was decided has been done to the own side.
+    imported: bool,
+    /// Own mails that the other side does not have yet, and that stand below others that both will have.
+    exposed: Vec<Merged>,
+    /// UIDs from here on are nobody's.
+    beyond: Uid,
     guid_uids: Option<HashMap<MailGuid, Uid>>,
     asked_by_uid: HashSet<Uid>,
     own_state: Option<StateItem>,
@@ -265,6 +271,9 @@ impl<'a> Exchange<'a> {
             pending: BTreeSet::new(),
             staged_top: None,
             import: Import::new(status.identity.uid_next),
+            imported: false,
+            exposed: Vec::new(),
+            beyond: status.identity.uid_next,
             guid_uids: None,
             asked_by_uid: HashSet::new(),
             own_state: None,
@@ -277,8 +286,8 @@ impl<'a> Exchange<'a> {
 
     fn run(mut self) -> Result<Ended> {
         let result = self.exchange();
-        if result.is_err() && self.outcome.as_ref().is_some_and(|o| !o.rebuild) {
-            // What has arrived whole stays.
+        if result.is_err() && self.is_below_the_rest() && self.outcome.as_ref().is_some_and(|o| !o.rebuild) {
+            // What has arrived whole stays. What stands above a mail that has not would make it look expunged.
             let kept = Carry {
                 side: self.s.side,
                 placement: self.s.options.placement,
@@ -291,8 +300,46 @@ impl<'a> Exchange<'a> {
                 tracing::error!("Mailbox {}: {e}", self.s.name);
             }
         }
+        if result.is_err()
+            && !self.exposed.is_empty()
+            && let Err(e) = self.save_the_exposed()
+        {
+            tracing::error!("Mailbox {}: {e}", self.s.name);
+        }
         result?;
         Ok(self.end())
+    }
+
+    /// A Dovecot that is cut off moves its own mails to their new UIDs and leaves out what had not come: in the next run these
+    /// mails of ours would look expunged over there, and be expunged here. Under new UIDs they are new.
+    fn save_the_exposed(&mut self) -> mail::Result<()> {
+        // What is staged in the other handle stays out of this.
+        let mut mailbox = self.s.store.open(self.s.name)?;
+        mailbox.refresh()?;
+        let uid_next = mailbox.status().identity.uid_next;
+        let mut import = Import::new(uid_next);
+        let mut carry = Carry {
+            side: self.s.side,
+            placement: self.s.options.placement,
+            mailbox: &mut *mailbox,
+            name: self.s.name,
+            report: self.s.report,
+        };
+        let mut uid = self.beyond.max(uid_next);
+        let done = (|| {
+            for m in std::mem::take(&mut self.exposed) {
+                let Some(own) = own_uid(carry.side, &m) else { continue };
+                let from = if self.imported { m.uid } else { own };
+                carry.stage_move(from, &Merged { uid, ..m }, &mut import)?;
+                uid = uid.next();
+            }
+            carry.commit(&mut import)
+        })();
+        match done {
+            Ok(()) => Ok(()),
+            Err(RoundError::Own(e) | RoundError::End(e)) => Err(e),
+            Err(RoundError::Peer(f)) => Err(mail::Error::new(f.class, f.text)),
+        }
     }
 
     fn exchange(&mut self) -> Result<()> {

@@ -67,6 +67,7 @@ impl Exchange<'_> {
                     return Err(Error::Value { kind: "mailbox_state", column: "mailbox_guid", value }.into());
                 }
                 self.their_state = Some(state);
+                self.exposed.clear();
                 self.receiving = Phase::Done;
             }
             (_, Item::Close) => return Err(ConnError::Closed(self.s.conn.position()).into()),
@@ -170,6 +171,7 @@ impl Exchange<'_> {
                 let decision = decide::two_way(self.s.side, &known, &theirs.known, self.last_common, careful);
                 self.copies = decision.copies;
                 self.last_common_after = decision.last_common;
+                self.expose(&decision.outcome);
                 decision.outcome
             }
             Mode::OneWay(source) => {
@@ -193,6 +195,14 @@ impl Exchange<'_> {
         self.theirs = Some(theirs);
         self.outcome = Some(outcome);
         Ok(())
+    }
+
+    fn expose(&mut self, outcome: &Outcome) {
+        let shared = outcome.mails.iter().filter(|m| self.peer_uid(m).is_some()).map(|m| m.uid).max();
+        let is_exposed =
+            |m: &&Merged| m.copied && self.own_uid(m).is_some() && self.peer_uid(m).is_none() && Some(m.uid) < shared;
+        self.exposed = outcome.mails.iter().filter(is_exposed).cloned().collect();
+        self.beyond = outcome.uid_next;
     }
 
     /// Mails that the other side has and that are not here for no fault of its users are told as if they were, so that it
@@ -349,8 +359,7 @@ impl Exchange<'_> {
             }
             self.staged_top = self.staged_top.max(Some(m.uid));
         }
-        // Only what stands below everything that is still to come can become visible.
-        let ready = self.import.staged >= BATCH && self.pending.first().is_none_or(|next| self.staged_top < Some(*next));
+        let ready = self.import.staged >= BATCH && self.is_below_the_rest();
         if result.is_ok() && ready && !outcome.rebuild {
             let mut import = self.import.take();
             result = self.carry().commit(&mut import);
@@ -358,6 +367,11 @@ impl Exchange<'_> {
         }
         self.outcome = Some(outcome);
         Ok(result?)
+    }
+
+    /// Only what stands below everything that is still to come can become visible.
+    pub(super) fn is_below_the_rest(&self) -> bool {
+        self.pending.first().is_none_or(|next| self.staged_top < Some(*next))
     }
 
     /// All mails are here.
@@ -372,6 +386,7 @@ impl Exchange<'_> {
         let mut import = self.import.take();
         let result = self.carry_out(&outcome, &theirs, &mut import);
         self.import = import;
+        self.imported = result.is_ok();
         result
     }
 
