@@ -471,6 +471,7 @@ impl Round<'_> {
             Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
             _ => None,
         });
+        self.mailbox.expect(steps.clone().count());
         self.exchange(sends, steps, &mut import, decided, turn)?;
         if !receives {
             return Ok(false);
