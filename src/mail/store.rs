@@ -529,6 +529,11 @@ pub trait Mailbox {
         self.refresh()
     }
 
+    /// So many mails will be staged and committed.
+    fn expect(&mut self, mails: usize) {
+        let _ = mails;
+    }
+
     /// The run has written here and is done: the storage may leave its index so that the next look at it is cheap.
     fn tidy(&mut self) {}
 

@@ -61,6 +61,9 @@ impl Options {
     }
 }
 
+/// Room for more mails than this is not made before they are there.
+const MOST_EXPECTED: usize = 1 << 20;
+
 /// The log file that is being followed.
 #[derive(Debug)]
 struct Head {
@@ -179,6 +182,11 @@ impl Index {
     #[must_use]
     pub const fn version(&self) -> Version {
         Version { loaded: self.loaded, position: self.state.position() }
+    }
+
+    /// So many mails more will come in this run.
+    pub fn expect(&mut self, mails: usize) {
+        self.state.table.expected = self.state.len() + mails.min(MOST_EXPECTED);
     }
 
     /// The log has bytes behind the state: somebody is writing, or died while he wrote.

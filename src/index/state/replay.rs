@@ -419,7 +419,7 @@ impl State {
                 continue;
             }
             // An introduction that shrinks nothing may name fewer bytes than there are.
-            let place = e.column.get_mut(row, rows);
+            let place = e.column.get_mut(row, rows, self.table.expected);
             let n = size.min(place.len());
             place[..n].copy_from_slice(&data[..n]);
         }
@@ -431,7 +431,7 @@ impl State {
         let rows = self.table.len();
         let Some(row) = self.table.row(uid) else { return Ok(()) };
         let e = &mut self.extensions[ext];
-        let place = e.column.get_mut(row, rows);
+        let place = e.column.get_mut(row, rows, self.table.expected);
         let size = place.len();
         if !matches!(size, 1 | 2 | 4 | 8) {
             return Err(Bad::Replay(format!("increment of a record of {size} bytes")));

@@ -27,8 +27,9 @@ impl Column {
     }
 
     /// The data of a row, to be changed. `rows` is how many there are.
-    pub fn get_mut(&mut self, row: usize, rows: usize) -> &mut [u8] {
+    pub fn get_mut(&mut self, row: usize, rows: usize, expected: usize) -> &mut [u8] {
         if self.data.len() < (row + 1) * self.size {
+            make_room(&mut self.data, rows * self.size, expected * self.size);
             self.data.resize(rows * self.size, 0);
         }
         &mut self.data[row * self.size..(row + 1) * self.size]
@@ -116,6 +117,15 @@ pub(in crate::index) struct Table {
     pub modseqs: Vec<u64>,
     /// Rows that were expunged and not yet taken out; empty when there are none.
     pub dead: Vec<bool>,
+    /// So many rows there will be, as far as is known: nothing has to grow again and again, and leave holes in the memory.
+    pub expected: usize,
+}
+
+/// Makes room for so many items, and at once for those that are expected.
+fn make_room<T>(list: &mut Vec<T>, len: usize, expected: usize) {
+    if (list.capacity() + 1..=expected).contains(&len) {
+        list.reserve_exact(expected - list.len());
+    }
 }
 
 impl Table {
@@ -153,10 +163,15 @@ impl Table {
         if !fits(self.len() + 1, record_size) {
             return false;
         }
+        let (len, expected) = (self.len() + 1, self.expected);
+        make_room(&mut self.uids, len, expected);
+        make_room(&mut self.flags, len, expected);
+        make_room(&mut self.sets, len, expected);
         self.uids.push(uid);
         self.flags.push(flags);
         self.sets.push(0);
         if let Some(modseq) = modseq {
+            make_room(&mut self.modseqs, len, expected);
             self.modseqs.push(modseq);
         }
         if !self.dead.is_empty() {

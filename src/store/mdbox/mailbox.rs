@@ -178,6 +178,11 @@ impl Mailbox for MdboxMailbox {
         self.renew_view()
     }
 
+    fn expect(&mut self, mails: usize) {
+        self.index.expect(mails);
+        self.storage.get().map.expect(mails);
+    }
+
     fn tidy(&mut self) {
         let settled = self.index.settle().map_err(Error::from).and_then(|()| self.storage.get().map.settle());
         if let Err(e) = settled {

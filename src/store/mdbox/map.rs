@@ -109,6 +109,13 @@ impl Map {
         std::mem::replace(&mut self.rebuilds, now) != now
     }
 
+    /// See [`Index::expect`].
+    pub fn expect(&mut self, mails: usize) {
+        if let Some(index) = &mut self.index {
+            index.expect(mails);
+        }
+    }
+
     /// See [`Index::settle`].
     pub fn settle(&mut self) -> Result<()> {
         self.index.as_mut().map_or(Ok(()), |index| Ok(index.settle()?))

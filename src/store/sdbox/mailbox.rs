@@ -193,6 +193,10 @@ impl Mailbox for SdboxMailbox {
         self.renew_view()
     }
 
+    fn expect(&mut self, mails: usize) {
+        self.index.expect(mails);
+    }
+
     fn tidy(&mut self) {
         if let Err(e) = self.index.settle() {
             tracing::debug!("{e}");

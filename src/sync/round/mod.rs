@@ -478,6 +478,7 @@ impl Round<'_> {
             Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
             _ => None,
         });
+        self.mailbox.expect(steps.clone().count());
         self.exchange(sends, steps, &mut import, decided, (turn, at_hand))?;
         if !receives {
             return Ok(false);
