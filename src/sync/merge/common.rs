@@ -43,6 +43,26 @@ enum Known {
     Future,
 }
 
+impl Known {
+    const fn record(&self) -> Record {
+        match self {
+            Self::Expunged(Some(_)) => Record::Named,
+            Self::Expunged(None) => Record::Unnamed,
+            _ => Record::None,
+        }
+    }
+}
+
+/// What a log says of a UID whose mail is gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Record {
+    None,
+    /// A mail was expunged.
+    Unnamed,
+    /// This very mail was.
+    Named,
+}
+
 struct Cursor<'a> {
     facts: &'a Facts,
     item: usize,
@@ -85,14 +105,16 @@ const fn same(a: &Item, b: &Item) -> bool {
 pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     let mut out = Common { last: context.last_common, ..Common::default() };
     // Single mails whose fate hangs on whether a common UID follows.
-    let mut maybe: Vec<(Uid, Single, bool)> = Vec::new();
+    let mut maybe: Vec<(Uid, Single, Record)> = Vec::new();
     let mut m = Cursor { facts: master, item: 0, expunged: 0 };
     let mut s = Cursor { facts: slave, item: 0, expunged: 0 };
     let instances = OnceCell::new();
     // Only an open question makes it worth asking what an equal mail under an equal UID proves.
-    let proves = |maybe: &[(Uid, Single, bool)], last: Option<Uid>, guids: [Option<Guid128>; 2], uid: Uid| {
+    let proves = |maybe: &[(Uid, Single, Record)], last: Option<Uid>, guids: [Option<Guid128>; 2], uid: Uid| {
         let open = maybe.last().is_some_and(|m| Some(m.0) > last);
-        !open || !guids.into_iter().any(|g| instances.get_or_init(|| Instances::of(master, slave)).is_later(g, uid))
+        // What a sync has put under this UID was the other side's.
+        let by_sync = || master.is_synced(uid) || slave.is_synced(uid);
+        !open || by_sync() || !guids.into_iter().any(|g| instances.get_or_init(|| Instances::of(master, slave)).is_later(g, uid))
     };
 
     while let Some(uid) = [m.next_uid(), s.next_uid()].into_iter().flatten().min() {
@@ -115,7 +137,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     out.last = out.last.max(Some(uid))
                 }
                 Verdict::Expunge | Verdict::Undecided => {
-                    maybe.push((uid, Single::Master(a), matches!(other, Known::Expunged(_))));
+                    maybe.push((uid, Single::Master(a), other.record()));
                 }
                 Verdict::New => out.new_master.push(a),
                 Verdict::End => {
@@ -126,7 +148,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
             (other, Known::Here(b)) => match single(&slave.items[b], &other, [slave, master], context) {
                 Verdict::Expunge if proves(&maybe, out.last, [slave.items[b].guid; 2], uid) => out.last = out.last.max(Some(uid)),
                 Verdict::Expunge | Verdict::Undecided => {
-                    maybe.push((uid, Single::Slave(b), matches!(other, Known::Expunged(_))));
+                    maybe.push((uid, Single::Slave(b), other.record()));
                 }
                 Verdict::New => out.new_slave.push(b),
                 Verdict::End => {
@@ -141,7 +163,8 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
         }
     }
     let (master_guids, slave_guids) = (OnceCell::<HashSet<_>>::new(), OnceCell::<HashSet<_>>::new());
-    for (uid, which, recorded) in maybe {
+    for (uid, which, record) in maybe {
+        let recorded = record != Record::None;
         let (here, there) = if which.is_master() { (master, slave) } else { (slave, master) };
         // Given out on both sides independently, it never was one mail.
         let two_mails = here.is_native(uid) && there.is_native(uid);
@@ -156,7 +179,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     // log tells that a user expunged it: then that one is a copy.
                     let elsewhere = || {
                         let known = if which.is_master() { &slave_guids } else { &master_guids };
-                        let by_user = recorded && !there.renumbered.iter().any(|r| r.from == uid);
+                        let by_user = record == Record::Named && !there.renumbered.iter().any(|r| r.from == uid);
                         !by_user
                             && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
                     };
