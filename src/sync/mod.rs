@@ -13,6 +13,7 @@ mod flow;
 pub mod merge;
 mod message;
 #[cfg(any(test, fuzzing))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzz targets need a part of it"))]
 mod model;
 mod native;
 mod options;
