@@ -527,3 +527,26 @@ fn wrong_words() {
     assert!(ran.stderr.contains("Namespace not found: 'Other/'"), "{ran:?}");
     assert!(!b.dir.exists());
 }
+
+/// The directories of a mailbox are there, its index is not: a run was killed between the two. Then a Dovecot looked at it, and
+/// left an index that is no mailbox yet.
+#[test]
+fn a_creation_that_was_stopped_is_completed() {
+    if !have_dovecot() {
+        return;
+    }
+    for driver in ["sdbox", "mdbox"] {
+        let lab = Lab::new();
+        let (a, b) = (lab.side("a", driver), lab.side("b", "maildir"));
+        a.save("INBOX", &mail(1));
+        assert_eq!(lab.dsync(&a, &b, &["sync"]).code, 0);
+        b.doveadm(&["mailbox", "create", "Work"]);
+        b.save("Work", &mail(2));
+        lab.make_dir("a/mail/mailboxes/Work");
+        let dir = lab.make_dir("a/mail/mailboxes/Work/dbox-Mails");
+        a.imap().any("LIST \"\" * RETURN (STATUS (MESSAGES))");
+        assert!(dir.join("dovecot.index.log").exists(), "{driver}");
+        lab.dsync(&a, &b, &["sync"]).fine();
+        assert_same(&a, &b);
+    }
+}

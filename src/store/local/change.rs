@@ -21,7 +21,7 @@ impl LocalStore {
         let list = self.list(target.space)?;
         list.make_roots()?;
         let _lock = list.lock()?;
-        if self.exists(&target)? {
+        if self.exists(&target)? && !self.is_half_made(&target) {
             return Err(Error::new(Class::Exists, format!("Mailbox {name} already exists")));
         }
         let by_guid = list.location.layout == Layout::Index;

@@ -228,13 +228,23 @@ impl LocalStore {
     }
 
     fn comes_or_goes(&self, target: &Target) -> bool {
-        let Ok(place) = self.place(target) else { return false };
+        match self.index_of(target) {
+            Some(Ok(index)) => index.state().is_half_made(),
+            Some(Err(e)) => matches!(e, index::Error::Deleted(_)),
+            None => false,
+        }
+    }
+
+    /// A creation was stopped, and a Dovecot has looked at what it left: the mailbox is still to be created.
+    pub(super) fn is_half_made(&self, target: &Target) -> bool {
+        matches!(self.index_of(target), Some(Ok(index)) if index.state().is_half_made())
+    }
+
+    fn index_of(&self, target: &Target) -> Option<std::result::Result<index::Index, index::Error>> {
+        let place = self.place(target).ok()?;
         let files = index::Files::new(&place.index, index::Files::MAILBOX);
         let options = index::Options::new(self.settings.index.clone(), place.modes);
-        match index::Index::open(files, options) {
-            Ok(index) => index.state().is_half_made(),
-            Err(e) => matches!(e, index::Error::Deleted(_)),
-        }
+        Some(index::Index::open(files, options))
     }
 
     pub(super) fn identity(&mut self, target: &Target) -> Result<Identity> {
