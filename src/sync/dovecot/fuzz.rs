@@ -89,6 +89,10 @@ pub fn items(bytes: &[u8]) {
     if !decoder.is_between_items() {
         items.pop();
     }
+    // Without headers there is nothing to write, and no items either.
+    if items.is_empty() {
+        return;
+    }
     let headers = decoder.headers().clone();
     let mut out = headers.encode();
     for (item, data) in &items {
