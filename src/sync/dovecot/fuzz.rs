@@ -72,8 +72,14 @@ pub fn client(bytes: &[u8]) {
     }
 }
 
-/// The items alone: what was read is written so that it is read again as the same.
+/// The items alone: what was read and written is read again so that it is written as the same. (An empty column and none are.)
 pub fn items(bytes: &[u8]) {
+    let written = written_again(bytes);
+    assert_eq!(written_again(&written), written);
+}
+
+/// The whole items, written again; nothing where there are none.
+fn written_again(bytes: &[u8]) -> Vec<u8> {
     let mut decoder = Decoder::default();
     let mut items = Vec::new();
     for part in bytes.chunks(61) {
@@ -89,29 +95,20 @@ pub fn items(bytes: &[u8]) {
     if !decoder.is_between_items() {
         items.pop();
     }
-    // Without headers there is nothing to write, and no items either.
     if items.is_empty() {
-        return;
+        return Vec::new();
     }
-    let headers = decoder.headers().clone();
+    let headers = decoder.headers();
     let mut out = headers.encode();
     for (item, data) in &items {
-        item.write(&mut out, &headers);
+        item.write(&mut out, headers);
         if item.has_stream() {
             let mut stuffer = Stuffer::default();
             stuffer.add(data, &mut out);
             stuffer.end(&mut out);
         }
     }
-    let mut again = Decoder::default();
-    again.feed(&out);
-    let mut read = items.iter();
-    while let Some(event) = again.next_event().expect("our own octets") {
-        if let Event::Item(item) = event {
-            assert_eq!(Some(&item), read.next().map(|(item, _)| item));
-        }
-    }
-    assert!(read.next().is_none());
+    out
 }
 
 /// A mail's header. The names to take are in the first line.
