@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::lab::noise;
 use crate::matrix::{Pair, Who};
 use crate::options::direction;
 use crate::oracle::{Dump, Side, assert_equal, have_dovecot, mail};
@@ -70,12 +71,10 @@ fn cut(who: Who, there: Who) {
     let (sent, received) = (direction(&raw, 'O').len(), direction(&raw, 'I').len());
     assert!(sent > 20_000 && received > 20_000, "{sent} {received}");
 
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    for n in 0..count() * 2 {
+    for (n, random) in (0..count() * 2).zip(noise(1)) {
         for (side, kept) in sides.iter().zip(&kept) {
             copy(kept, &side.home);
         }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let place = usize::try_from(random >> 33).unwrap();
         let (a, b) = if n % 2 == 0 { (place % sent, uncut) } else { (uncut, place % received) };
         let what = format!("{who:?} to {there:?}, cut at {a} and {b}");
@@ -109,14 +108,11 @@ fn a_cut_transfer_goes_on_where_it_was() {
         let pair = Pair::new(["maildir", "sdbox"]);
         let from = if pushed { &pair.client } else { &pair.server };
         let mut imap = from.imap();
-        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = noise(1);
         for n in 500..540 {
             // Little of it can be packed.
-            let letter = |_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                char::from(b'0' + u8::try_from(random >> 58).unwrap())
-            };
-            let letters: String = (0..20_000).map(letter).collect();
+            let letter = |random: u64| char::from(b'0' + u8::try_from(random >> 58).unwrap());
+            let letters: String = random.by_ref().take(20_000).map(letter).collect();
             let lines: Vec<&str> = (0..200).map(|n| &letters[n * 100..(n + 1) * 100]).collect();
             imap.append("Work", "", &(mail(n) + &lines.join("\n")));
         }

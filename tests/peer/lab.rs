@@ -15,6 +15,12 @@ pub use crate::oracle::Ran;
 /// The mail user of the lab.
 pub const UID: u32 = 1000;
 
+/// Numbers that look like chance, and are the same each time.
+pub fn noise(seed: u64) -> impl Iterator<Item = u64> {
+    let next = |n: &u64| Some(n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+    std::iter::successors(Some(0x2545_f491_4f6c_dd1d_u64.wrapping_mul(seed)), next).skip(1)
+}
+
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {

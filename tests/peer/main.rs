@@ -7,7 +7,7 @@ mod lab;
 mod matrix;
 mod options;
 #[path = "../oracle/lab.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the tests of whole runs")]
 mod oracle;
 mod rows;
 #[cfg(feature = "ssh")]

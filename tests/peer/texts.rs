@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::lab::noise;
 use crate::matrix::{Pair, Who};
 use crate::options::direction;
 use crate::oracle::{Lab, Side, assert_equal, files, have_dovecot, mail};
@@ -55,12 +56,8 @@ fn what_is_in_the_mailbox_with_all_mails_does_not_travel() {
         let (from, to) = if pulled { (&pair.server, &pair.client) } else { (&pair.client, &pair.server) };
         let text = |n: u64| {
             // Nothing that can be packed.
-            let mut random = 0x2545_f491_4f6c_dd1d_u64.wrapping_mul(n);
-            let line = |_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                format!("{random:x}\n")
-            };
-            mail(u32::try_from(n).unwrap()) + &(0..3000).map(line).collect::<String>()
+            let lines: String = noise(n).take(3000).map(|random| format!("{random:x}\n")).collect();
+            mail(u32::try_from(n).unwrap()) + &lines
         };
         from.doveadm(&["mailbox", "create", "All"]);
         for n in 50..53 {

@@ -5,5 +5,5 @@ mod cuts;
 mod hostile;
 mod live;
 #[path = "../oracle/lab.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the tests of whole runs")]
 mod oracle;

@@ -4,8 +4,11 @@ use std::time::Instant;
 
 use super::Index;
 use crate::index::error::{Error, Result};
+use crate::index::given_since;
+use crate::index::log::Bits;
 use crate::index::state::{Position, State};
 use crate::index::transaction::{Transaction, encode};
+use crate::mail::Uid;
 use crate::os::Fsync;
 use crate::os::fs;
 use crate::os::lock::Lock;
@@ -69,6 +72,18 @@ impl<'i> Locked<'i> {
     #[must_use]
     pub const fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Holds back the UIDs that others were given since UIDNEXT was `seen`, before a sync writes above them. Gives those UIDs.
+    ///
+    /// # Errors
+    /// As [`Locked::commit`].
+    pub fn hold_back_others(&mut self, seen: Uid) -> Result<Option<(Uid, Uid)>> {
+        let others = given_since(seen, self.state().next_uid());
+        if let Some(t) = others.and_then(|uids| self.state().hold_back_too(uids, Bits::EXTERNAL)) {
+            self.commit(&t, Durability::Later)?;
+        }
+        Ok(others)
     }
 
     /// Writes a transaction in one piece and applies it to the state. Gives the position behind it. Writes nothing if there

@@ -45,7 +45,7 @@ impl State {
 
     /// The transaction that adds these; none if that changes nothing.
     #[must_use]
-    pub fn hold_back_too(&self, uids: (Uid, Uid), bits: Bits) -> Option<Transaction> {
+    pub(in crate::index) fn hold_back_too(&self, uids: (Uid, Uid), bits: Bits) -> Option<Transaction> {
         self.hold_back(&union_of_uids(self.held_back().into_iter().chain([uids])), bits)
     }
 

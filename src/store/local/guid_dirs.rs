@@ -91,6 +91,18 @@ impl Mailbox for InGuidDirectory {
         self.inner.refresh()
     }
 
+    fn expect(&mut self, mails: usize) {
+        self.inner.expect(mails);
+    }
+
+    fn tidy(&mut self) {
+        self.inner.tidy();
+    }
+
+    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
+        self.inner.all_guids()
+    }
+
     fn status(&self) -> Status {
         self.inner.status()
     }

@@ -232,10 +232,7 @@ impl MdboxMailbox {
         let mut locked = self.index.lock()?;
         check_writable(locked.state(), opened, &map, &self.place)?;
 
-        let others = index::given_since(seen, locked.state().next_uid());
-        if let Some(t) = others.and_then(|uids| locked.state().hold_back_too(uids, Bits::EXTERNAL)) {
-            locked.commit(&t, Durability::Later)?;
-        }
+        let others = locked.hold_back_others(seen)?;
         let (arrivals, places) = arrivals(locked.state(), &staging.mails, &published, map.next_uid())?;
         let mut made: RefChanges = sums(&arrivals).rising().into_iter().filter(|(uid, _)| *uid < map.next_uid()).collect();
         if !places.is_empty() || !made.is_empty() {

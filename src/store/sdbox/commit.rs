@@ -22,7 +22,7 @@ use super::files::Files;
 use super::mailbox::{SdboxMailbox, check_writable};
 use super::stage::{Staged, same_metadata};
 use super::view::{self, IN_ALT};
-use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids, given_since};
+use crate::index::{Bits, Durability, ExtSpec, Locked, Transaction, assign_uids};
 use crate::mail::{Class, Committed, Error, NewMail, Result, Saved, Timestamp, Uid};
 use crate::os::Fsync;
 use crate::os::fs;
@@ -72,10 +72,7 @@ fn publish_and_log(
     let wanted: Vec<Uid> = staged.iter().map(|s| s.mail.uid).collect();
     let no_uid = || Error::new(Class::Limit, format!("{}: the mailbox has no free UID left", place.mailbox.display()));
     let uids = assign_uids(locked.state().next_uid(), &wanted).ok_or_else(no_uid)?;
-    let others = given_since(seen, locked.state().next_uid());
-    if let Some(t) = others.and_then(|uids| locked.state().hold_back_too(uids, Bits::EXTERNAL)) {
-        locked.commit(&t, Durability::Later)?;
-    }
+    let others = locked.hold_back_others(seen)?;
 
     // Who expunges the original at this moment, or moves it to another mailbox, was faster: it must not come back.
     for staged in staged.iter_mut().filter(|s| s.replaces.as_ref().is_some_and(|r| !locked.state().keeps(r.uid))) {

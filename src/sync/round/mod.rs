@@ -17,7 +17,7 @@ use super::at_hand::AtHand;
 use super::carry::{Carry, Import, Step, held_back, hold_back, own_uid, still_needed};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
-use super::merge::{self, Facts, Item, Merged, NewGuids, Outcome};
+use super::merge::{self, Facts, Item, NewGuids, Outcome};
 use super::message::{Failure, LinkError, Offer, RoundEnd};
 use super::report::Counts;
 use super::tree::Side;
@@ -345,14 +345,6 @@ impl Round<'_> {
         held_back(self.start.side, self.mode(), (own, peer), outcome, import)
     }
 
-    fn own(&self, m: &Merged) -> Option<Uid> {
-        if self.start.side == Side::Master { m.master } else { m.slave }
-    }
-
-    fn peers(&self, m: &Merged) -> Option<Uid> {
-        if self.start.side == Side::Master { m.slave } else { m.master }
-    }
-
     /// Makes the own side what was decided, and gives the other side what it lacks.
     fn carry_out(&mut self, decided: &mut Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<RoundEnd> {
         let before = self.report.done;
@@ -379,9 +371,15 @@ impl Round<'_> {
     /// Says whether something came out differently.
     fn make_true(&mut self, decided: &mut Decided, turn: &mut Turn<'_, '_>, at_hand: &mut AtHand) -> Result<bool> {
         let Decided { own, outcome, .. } = &*decided;
+        let (side, peers_side) = (self.start.side, self.start.side.other());
         let receives = !self.is_source();
         let sends: Vec<Uid> = if self.mode() == Mode::TwoWay || !receives {
-            outcome.mails.iter().filter(|m| m.copied && self.peers(m).is_none()).filter_map(|m| self.own(m)).collect()
+            outcome
+                .mails
+                .iter()
+                .filter(|m| m.copied && own_uid(peers_side, m).is_none())
+                .filter_map(|m| own_uid(side, m))
+                .collect()
         } else {
             Vec::new()
         };
@@ -398,8 +396,7 @@ impl Round<'_> {
         }
         let decided = &*decided;
         let Decided { own, peer, outcome, .. } = decided;
-        let (side, rebuild) = (self.start.side, outcome.rebuild);
-        let peers_side = if side == Side::Master { Side::Slave } else { Side::Master };
+        let rebuild = outcome.rebuild;
         let steps = outcome.mails.iter().filter_map(|m| match own_uid(side, m) {
             None if m.copied && own_uid(peers_side, m).is_some() => Some(Step::Fetch(m)),
             Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
