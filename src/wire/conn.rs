@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::ahead::{Ahead, Begun};
 use super::{Decoder, Ends, Error, Event, Headers, Item, Stuffer};
 use crate::os::stop::Stop;
 
@@ -79,6 +80,12 @@ struct Queues {
     written: bool,
     active: Option<Instant>,
     rate: Rate,
+    /// What is sent ahead while this side is at work.
+    ahead: Option<Ahead>,
+    /// This side does nothing but wait.
+    waiting: bool,
+    /// When something was written last.
+    last_write: Option<Instant>,
 }
 
 /// How fast the line takes what is written, of late.
@@ -97,6 +104,14 @@ impl Rate {
 
     fn is_slow(&self) -> bool {
         self.octets < FAST * self.seconds
+    }
+}
+
+impl Queues {
+    /// Octets that are to show that this side is still there.
+    fn due(&mut self) -> Option<Vec<u8>> {
+        let silent = self.last_write.map_or(Duration::ZERO, |at| at.elapsed());
+        self.ahead.as_mut().filter(|_| !self.waiting)?.next_part(silent)
     }
 }
 
@@ -155,6 +170,7 @@ impl Shared {
                 queues.rate.add(part.len(), time);
                 queues.output_size -= part.len();
                 queues.active = Some(Instant::now());
+                queues.last_write = queues.active;
                 // What is read tells what has happened; until then everything goes on.
                 if result.is_err() {
                     queues.broken.get_or_insert_with(Instant::now);
@@ -164,6 +180,9 @@ impl Shared {
                 self.changed.notify_all();
             } else if queues.closing || queues.broken.is_some() {
                 break;
+            } else if let Some(part) = queues.due() {
+                queues.output_size += part.len();
+                queues.output.push_back(part);
             } else {
                 queues = self.wait(queues, LOOK);
             }
@@ -252,13 +271,58 @@ impl Conn {
 
     /// Queues an item.
     pub fn send(&mut self, item: &Item) {
+        let begun = self.stop_ahead();
+        if begun.is_some() && *item == Item::Close {
+            // In the middle of another item it says nothing. The end of the stream does.
+            return;
+        }
         if *item == Item::End {
             self.sent_end = true;
         } else {
             (self.sent, self.sent_end) = (Some(item.name()), false);
         }
-        item.write(&mut self.out, &self.headers);
+        match begun {
+            None => item.write(&mut self.out, &self.headers),
+            Some(begun) => {
+                let mut line = Vec::new();
+                item.write(&mut line, &self.headers);
+                match begun.rest(&line) {
+                    Some(rest) => self.out.extend(rest),
+                    // Another item than the one that was begun: nothing that could be said now would be understood.
+                    None => self.shared.lock().closing = true,
+                }
+            }
+        }
         self.flush_if(FLUSH);
+    }
+
+    /// This side is going to be at work before it says anything. As long as that takes, so much is said ahead that the other
+    /// side does not take the silence for the end. Nothing but what `ahead` stands for may be sent next.
+    pub fn work(&mut self, ahead: Ahead) {
+        self.flush();
+        let mut queues = self.shared.lock();
+        // What has been begun has to go on.
+        if queues.ahead.as_ref().is_some_and(Ahead::has_begun) {
+            return;
+        }
+        queues.last_write = Some(Instant::now());
+        queues.ahead = Some(ahead.within(self.timeout));
+        self.shared.changed.notify_all();
+    }
+
+    /// The work is done. True if something was said ahead: then that has to be said next.
+    #[must_use]
+    pub fn worked(&mut self) -> bool {
+        let mut queues = self.shared.lock();
+        match &mut queues.ahead {
+            Some(ahead) => ahead.pause(),
+            None => false,
+        }
+    }
+
+    /// What was begun of the next item.
+    fn stop_ahead(&mut self) -> Option<Begun> {
+        self.shared.lock().ahead.take().and_then(Ahead::begun)
     }
 
     /// Queues a part of the stream that belongs to the item sent last.
@@ -358,41 +422,56 @@ impl Conn {
         if wait != Wait::No {
             self.flush();
         }
-        let began = Instant::now();
         let shared = Arc::clone(&self.shared);
         let mut queues = shared.lock();
+        queues.waiting = wait != Wait::No;
+        let (mut queues, result) = self.take_octets(&shared, queues, wait);
+        // Whatever is done with them is work.
+        queues.waiting = false;
+        queues.last_write = Some(Instant::now());
+        result
+    }
+
+    fn take_octets<'a>(
+        &self,
+        shared: &'a Shared,
+        mut queues: MutexGuard<'a, Queues>,
+        wait: Wait,
+    ) -> (MutexGuard<'a, Queues>, Result<Option<Vec<u8>>, ConnError>) {
+        let began = Instant::now();
         loop {
             if let Some(octets) = queues.input.pop_front() {
                 queues.input_size -= octets.len();
                 shared.changed.notify_all();
-                return Ok(Some(octets));
+                return (queues, Ok(Some(octets)));
             }
             if let Some(end) = &mut queues.end {
                 let (name, position) = (self.name.clone(), self.position());
-                return Err(match end.take() {
+                let error = match end.take() {
                     None => ConnError::Eof { name, position },
                     Some(error) if error.kind() == io::ErrorKind::ConnectionReset => ConnError::Eof { name, position },
                     Some(error) => ConnError::Read { name, error, position },
-                });
+                };
+                return (queues, Err(error));
             }
             match wait {
-                Wait::No => return Ok(None),
-                Wait::InputOrRoom if queues.output_size < ROOM => return Ok(None),
+                Wait::No => return (queues, Ok(None)),
+                Wait::InputOrRoom if queues.output_size < ROOM => return (queues, Ok(None)),
                 _ => {}
             }
             if let Some(signal) = self.stop.requested() {
-                return Err(ConnError::Stopped(signal));
+                return (queues, Err(ConnError::Stopped(signal)));
             }
             // Who does not listen any more may have said why; but not for long.
             if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
-                return Err(ConnError::Eof { name: self.name.clone(), position: self.position() });
+                return (queues, Err(ConnError::Eof { name: self.name.clone(), position: self.position() }));
             }
             let last = queues.active.map_or(began, |active| active.max(began));
             let mut patience = LOOK;
             if let Some(timeout) = self.timeout {
                 let silent = last.elapsed();
                 if silent >= timeout {
-                    return Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() });
+                    return (queues, Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() }));
                 }
                 patience = patience.min(timeout - silent);
             }

@@ -2,6 +2,7 @@
 //!
 //! `text`, `columns`, `row`, `item`, `dots` and `decode` know no I/O. [`Conn`] carries items over two ends of a pipe or socket.
 
+mod ahead;
 mod columns;
 mod conn;
 mod decode;
@@ -13,6 +14,7 @@ mod row;
 mod spool;
 pub mod text;
 
+pub use ahead::Ahead;
 pub use columns::{Headers, KINDS, Kind, OWN_KIND};
 pub use conn::{Conn, ConnError, Wait};
 pub use decode::{Decoder, Event, MAX_LINE};

@@ -2,7 +2,7 @@
 //! describes. In other places:
 //! - F8: `rows/fixed.rs` for two places on one machine, here for the other one.
 //! - F15: `options::the_users_name_goes_ahead` (a server told `-U`, `-E` and `-d`), `options::nothing_has_to_be_set` (we do not ask for `-U`).
-//! - S2: `options::the_users_lock_is_taken_on_one_machine`, with equal names, too. S15: `commands::any_byte_counts`.
+//! - S2: `options::the_users_lock_is_taken_on_one_machine`, with equal names, too.
 //! - S26: `tcp::a_self_signed_certificate_that_is_named_is_trusted`. S27: `options::a_read_only_server`.
 //! - F11: the unit tests of `run::check` know which namespaces go by default in 2.3; the style of 2.4 is not read.
 //! - S25 (many users at once over one connection) is not built.
@@ -254,4 +254,64 @@ fn s21_words_stay_words() {
     let seen = std::fs::read_to_string(dir.join("ssh.log")).unwrap();
     assert!(seen.contains(&format!("[mx2;touch {}]", touched.display())), "{seen}");
     assert!(!seen.contains("[-oProxyCommand=x]"), "{seen}");
+}
+
+/// A lock file that somebody else holds, of the kind that Dovecot's are.
+fn hold(path: &std::path::Path) -> std::fs::File {
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).unwrap();
+    std::os::unix::fs::chown(path, Some(crate::oracle::UID), Some(crate::oracle::UID)).unwrap();
+    rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    file
+}
+
+/// One side waits for a lock three times as long as the other one bears silence. Who is at work is not silent.
+#[test]
+fn s15_who_is_at_work_is_not_silent() {
+    if !have_dovecot() {
+        return;
+    }
+    for (who, there) in ENDS {
+        for users_lock in [true, false] {
+            for held_by_server in [true, false] {
+                // A Dovecot at work says nothing.
+                if (if held_by_server { there } else { who }) == Who::Doveadm {
+                    continue;
+                }
+                let pair = Pair::new(["maildir", "sdbox"]);
+                pair.change();
+                let (locker, name) = if held_by_server { (&pair.server, "b") } else { (&pair.client, "a") };
+                let path = if users_lock {
+                    locker.home.join(".dovecot-sync.lock")
+                } else if held_by_server {
+                    locker.dir.join("mailboxes/INBOX/dbox-Mails/.dovecot-box-sync.lock")
+                } else {
+                    locker.dir.join(".dovecot-box-sync.lock")
+                };
+                let file = hold(&path);
+                let mut server = pair.server_words(there);
+                server.insert(2, format!("DOVECOT_HOSTDOMAIN=a{}", if name == "b" { "" } else { "b" }));
+                if there == Who::Doveadm {
+                    let at = server.iter().position(|w| w == "doveadm").unwrap();
+                    server.insert(at + 1, "-k".into());
+                }
+                server.extend(["-T".into(), "1".into()]);
+                let words: Vec<&str> =
+                    ["-k", "sync", "-T", "1", "-l", "20"].into_iter().chain(server.iter().map(String::as_str)).collect();
+                let released = std::thread::spawn(move || {
+                    std::thread::sleep(Duration::from_secs(3));
+                    std::fs::remove_file(path).unwrap();
+                    drop(file);
+                });
+                let began = Instant::now();
+                let ran = pair.run_with(who, &words, &[("DOVECOT_HOSTDOMAIN", "aa")]);
+                let time = began.elapsed();
+                released.join().unwrap();
+                let what = format!("{who:?} {there:?} user: {users_lock} server: {held_by_server}");
+                assert!(ran.code == 0 && ran.stderr.is_empty(), "{what}: {ran:?}");
+                assert!(time > Duration::from_secs(2), "{what}: nobody waited for the lock");
+                assert_equal(&pair.client.dump().without_saved(), &pair.server.dump().without_saved());
+                pair.lab.silent();
+            }
+        }
+    }
 }

@@ -174,12 +174,13 @@ struct Ready {
 }
 
 fn prepare(session: &mut Session<'_>, peer: &Handshake, place: &mut dyn Place) -> Result<Ready, End> {
+    let own_kind = session.settings.own_kind && peer.own_kind == Some(handshake::OWN_KIND);
+    session.begin_work(own_kind);
     let first = session::locks(session.side, &session.settings.hostname, &peer.hostname);
     let wait = session.options.lock_timeout.filter(|t| !t.is_zero());
     let lock = match wait.filter(|_| first) {
         Some(timeout) => Some(place.lock_user(timeout)?),
         None => None,
     };
-    let own_kind = session.settings.own_kind && peer.own_kind == Some(handshake::OWN_KIND);
     Ok(Ready { store: place.open(&mut session.options)?, own_kind, first, _lock: lock })
 }

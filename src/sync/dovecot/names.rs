@@ -59,20 +59,31 @@ pub(super) fn nodes(own: &Tree, peer: Option<&[TreeNode]>, options: &TreeOptions
     out.retain(|name, n| told(n) || parents.contains(name));
     let missing: BTreeSet<Vec<Vec<u8>>> =
         out.keys().flat_map(|n| (1..n.len()).map(|e| n[..e].to_vec())).filter(|n| !out.contains_key(n)).collect();
-    for name in missing {
-        let parent = TreeNode {
-            name: name.clone(),
-            existence: NodeExistence::Nonexistent,
-            guid: None,
-            uidvalidity: 0,
-            uid_next: 0,
-            renamed: None,
-            subscribed: false,
-            subscription_changed: None,
-        };
-        out.insert(name, parent);
-    }
+    out.extend(missing.into_iter().map(|name| (name.clone(), placeholder(name))));
     out.into_values().collect()
+}
+
+/// A name without a mailbox.
+fn placeholder(name: Vec<Vec<u8>>) -> TreeNode {
+    TreeNode {
+        name,
+        existence: NodeExistence::Nonexistent,
+        guid: None,
+        uidvalidity: 0,
+        uid_next: 0,
+        renamed: None,
+        subscribed: false,
+        subscription_changed: None,
+    }
+}
+
+/// INBOX has been begun already ([`crate::wire::Ahead`]). One that takes no part is told as a name without a mailbox.
+pub(super) fn inbox_first(nodes: &mut Vec<TreeNode>) {
+    let inbox = [b"INBOX".to_vec()];
+    match nodes.iter().position(|n| n.name == inbox) {
+        Some(at) => nodes[..=at].rotate_right(1),
+        None => nodes.insert(0, placeholder(inbox.to_vec())),
+    }
 }
 
 /// The one D. With another separator on the other side only mailboxes are told: a 2.3.19.1 would not survive the rest

@@ -17,7 +17,7 @@ use super::message::{Link, LinkError, MailText, Message};
 use super::{Algorithm, Options};
 use crate::mail::{Body, FileRange};
 use crate::os::fs::{self, Modes};
-use crate::wire::{Conn, ConnError, Wait};
+use crate::wire::{Ahead, Conn, ConnError, Wait};
 
 /// A part of a text.
 const PART: usize = 64 << 10;
@@ -88,6 +88,13 @@ impl Read for Broken {
     }
 }
 
+/// What may be said between any two blocks: an empty one.
+pub(super) fn ahead() -> Ahead {
+    let mut block = Vec::new();
+    blocks::write(&[], false, &mut block);
+    Ahead::nothing(&block)
+}
+
 impl<'a> NativeLink<'a> {
     /// Goes on where the handshake ended.
     pub fn new(conn: &'a mut Conn, temp_dir: &Path) -> Result<Self, LinkError> {
@@ -105,6 +112,7 @@ impl<'a> NativeLink<'a> {
         };
         let rest = link.conn.unread();
         link.reader.feed(&rest, &mut link.input).map_err(failed)?;
+        link.conn.work(ahead());
         Ok(link)
     }
 

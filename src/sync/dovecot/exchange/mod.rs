@@ -13,8 +13,8 @@ use super::Settings;
 use super::decide;
 use super::view::{Identity, Own, Theirs, Wanted, timestamp};
 use crate::mail::{
-    self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
-    Store, Uid, union_of_uids,
+    self, Attribute, AttributeChange, AttributeKey, Class, Floors, LogChange, MailGuid, Mailbox, MailboxName, ModSeq, Original,
+    Status, Store, Uid, union_of_uids,
 };
 use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
@@ -24,8 +24,8 @@ use crate::sync::round::{RoundError, RoundReport};
 use crate::sync::tree::Side;
 use crate::sync::{MailboxState, Mode, Options, Source, attributes, facts};
 use crate::wire::{
-    AttributeItem, Change, ChangeType, Conn, ConnError, Error, Event, Item, MailItem, MailboxItem, Request, Spool, StateItem,
-    Wait,
+    Ahead, AttributeItem, Change, ChangeType, Conn, ConnError, Error, Event, Item, MailItem, MailboxItem, Request, Spool,
+    StateItem, Wait,
 };
 
 /// Mails that are committed together.
@@ -144,7 +144,6 @@ struct Exchange<'a> {
     s: Subject<'a>,
     sends: bool,
     receives: bool,
-    with_attributes: bool,
     last_common: Option<Uid>,
     status: Status,
     peer_status: Status,
@@ -211,6 +210,23 @@ impl<'a> Exchange<'a> {
         let last_common = s.saved.and_then(|saved| saved.last_common);
         let changes = std::mem::take(&mut s.changes);
         let log_attributes = changes.attributes.clone();
+        let attributes = match s.store.attributes(s.name, s.own.guid) {
+            Ok(present) => present.map(|present| Attributes { present, changes: log_attributes }),
+            // A side without a dictionary has nothing to say.
+            Err(e) if e.class() == Class::NotPossible => None,
+            Err(e) => return Err(e.at(format!("Mailbox {}: Failed to get attributes", s.name)).into()),
+        };
+        let with_attributes = s.conn.peer().minor() >= 1;
+        if sends && with_attributes {
+            send::attributes(s.conn, attributes.as_ref(), last_common.is_some());
+        }
+        // Without a state what comes next is a mail, if the first UID is one's.
+        let gone = changes.mails.iter().find(|c| matches!(c, LogChange::Expunged { .. })).map(LogChange::uid);
+        let first = s.mailbox.mails().first().map(|m| m.uid);
+        let unfiltered = sends && last_common.is_none() && s.options.filter.is_empty();
+        if unfiltered && first.is_some_and(|uid| gone.is_none_or(|gone| uid < gone)) {
+            s.conn.work(Ahead::save());
+        }
         let guids = facts::guids(s.mailbox);
         let facts = facts::with_changes(s.mailbox, &guids, changes, &s.options.filter);
         let wanted = Wanted { identity: &identity, filter: &s.options.filter, last_common };
@@ -221,30 +237,22 @@ impl<'a> Exchange<'a> {
                 s.report.bad.push(facts::BadMail { uid, error });
             }
         }
-        let attributes = match s.store.attributes(s.name, s.own.guid) {
-            Ok(present) => present.map(|present| Attributes { present, changes: log_attributes }),
-            // A side without a dictionary has nothing to say.
-            Err(e) if e.class() == Class::NotPossible => None,
-            Err(e) => return Err(e.at(format!("Mailbox {}: Failed to get attributes", s.name)).into()),
-        };
         let status = s.mailbox.status();
         let peer_status = super::view::status(&s.peer).ok_or_else(|| Error::Value {
             kind: "mailbox",
             column: "uid_validity",
             value: s.peer.uidvalidity.to_string(),
         })?;
-        let with_attributes = s.conn.peer().minor() >= 1;
         let hold_changes = receives && sends && (own.guids_missing(last_common) || !own.facts.held_back.is_empty());
         Ok(Self {
             sends,
             receives,
-            with_attributes,
             last_common,
             status,
             peer_status,
             own,
             attributes,
-            sending: if sends { Phase::Attributes } else { Phase::Requests },
+            sending: if sends { Phase::Changes } else { Phase::Requests },
             told: None,
             next_told: 0,
             hold_changes,

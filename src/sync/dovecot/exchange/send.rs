@@ -9,15 +9,7 @@ impl Exchange<'_> {
             return Ok(false);
         }
         match self.sending {
-            Phase::Attributes => {
-                if self.with_attributes {
-                    self.send_attributes();
-                    self.s.conn.send(&Item::End);
-                }
-                self.sending = Phase::Changes;
-                Ok(true)
-            }
-            Phase::Changes => {
+            Phase::Attributes | Phase::Changes => {
                 if self.hold_changes {
                     if self.receiving <= Phase::Changes {
                         return Ok(false);
@@ -66,6 +58,7 @@ impl Exchange<'_> {
                     return Ok(false);
                 }
                 if self.receives {
+                    self.s.conn.work(Ahead::state(self.s.own.guid));
                     self.finish_import()?;
                 }
                 let state = self.state();
@@ -76,50 +69,6 @@ impl Exchange<'_> {
                 Ok(true)
             }
             Phase::Done => Ok(false),
-        }
-    }
-
-    pub(super) fn send_attributes(&mut self) {
-        let Some(own) = &self.attributes else { return };
-        let incremental = self.last_common.is_some();
-        let change = |key: &AttributeKey| own.changes.iter().rev().find(|c| c.key == *key);
-        let mut list: Vec<&Attribute> = own.present.iter().filter(|a| !incremental || change(&a.key).is_some()).collect();
-        list.sort_by_key(|a| !a.key.private);
-        let items: Vec<(AttributeItem, Option<&Vec<u8>>)> = list
-            .into_iter()
-            .filter_map(|a| {
-                let value = a.value.as_ref()?;
-                let stream = value.len() > INLINE || value.contains(&0);
-                let item = AttributeItem {
-                    private: a.key.private,
-                    key: a.key.key.clone().into_bytes(),
-                    value: (!stream).then(|| value.clone()),
-                    stream,
-                    deleted: false,
-                    last_change: (a.changed.0 > 0).then_some(a.changed.0.into()),
-                    modseq: change(&a.key).map(|c| c.modseq.0).filter(|m| *m > 0),
-                };
-                Some((item, stream.then_some(value)))
-            })
-            .collect();
-        for (item, data) in items {
-            self.s.conn.send(&Item::Attribute(Box::new(item)));
-            if let Some(data) = data {
-                self.s.conn.send_data(data);
-                self.s.conn.send_data_end();
-            }
-        }
-        for c in own.changes.iter().filter(|c| c.removed && !own.present.iter().any(|a| a.key == c.key)) {
-            let item = AttributeItem {
-                private: c.key.private,
-                key: c.key.key.clone().into_bytes(),
-                value: None,
-                stream: false,
-                deleted: true,
-                last_change: None,
-                modseq: Some(c.modseq.0).filter(|m| *m > 0),
-            };
-            self.s.conn.send(&Item::Attribute(Box::new(item)));
         }
     }
 
@@ -223,4 +172,49 @@ impl Exchange<'_> {
             report: &mut *self.s.report,
         }
     }
+}
+
+/// The first list. It does not wait until the mails have been looked at.
+pub(super) fn attributes(conn: &mut Conn, own: Option<&Attributes>, incremental: bool) {
+    let Some(own) = own else { return conn.send(&Item::End) };
+    let change = |key: &AttributeKey| own.changes.iter().rev().find(|c| c.key == *key);
+    let mut list: Vec<&Attribute> = own.present.iter().filter(|a| !incremental || change(&a.key).is_some()).collect();
+    list.sort_by_key(|a| !a.key.private);
+    let items: Vec<(AttributeItem, Option<&Vec<u8>>)> = list
+        .into_iter()
+        .filter_map(|a| {
+            let value = a.value.as_ref()?;
+            let stream = value.len() > INLINE || value.contains(&0);
+            let item = AttributeItem {
+                private: a.key.private,
+                key: a.key.key.clone().into_bytes(),
+                value: (!stream).then(|| value.clone()),
+                stream,
+                deleted: false,
+                last_change: (a.changed.0 > 0).then_some(a.changed.0.into()),
+                modseq: change(&a.key).map(|c| c.modseq.0).filter(|m| *m > 0),
+            };
+            Some((item, stream.then_some(value)))
+        })
+        .collect();
+    for (item, data) in items {
+        conn.send(&Item::Attribute(Box::new(item)));
+        if let Some(data) = data {
+            conn.send_data(data);
+            conn.send_data_end();
+        }
+    }
+    for c in own.changes.iter().filter(|c| c.removed && !own.present.iter().any(|a| a.key == c.key)) {
+        let item = AttributeItem {
+            private: c.key.private,
+            key: c.key.key.clone().into_bytes(),
+            value: None,
+            stream: false,
+            deleted: true,
+            last_change: None,
+            modseq: Some(c.modseq.0).filter(|m| *m > 0),
+        };
+        conn.send(&Item::Attribute(Box::new(item)));
+    }
+    conn.send(&Item::End);
 }

@@ -60,16 +60,30 @@ impl Session<'_> {
         self.report.full_resync = true;
     }
 
+    /// Nothing is said of this mailbox; unless it has been begun already.
+    fn pass_over(&mut self, name: &MailboxName) -> Result<()> {
+        if self.conn.worked() {
+            let text = format!("Mailbox {name} cannot be synchronised now, and its turn has come");
+            return Err(End::Own(mail::Error::new(Class::Temporary, text)));
+        }
+        Ok(())
+    }
+
     /// The master's part of one mailbox.
     pub(super) fn offer_mailbox(&mut self, store: &mut dyn Store, guid: MailboxGuid, name: &MailboxName) -> Result<()> {
         self.at = "master_send_mailbox";
+        self.conn.work(Ahead::mailbox(guid));
         let mut mailbox = match self.open(store, name) {
             Ok(mailbox) => mailbox,
-            Err(e) if matches!(e.class(), Class::NotFound | Class::NotPossible) => return Ok(()),
+            Err(e) if matches!(e.class(), Class::NotFound | Class::NotPossible) => return self.pass_over(name),
             Err(e) => return Err(End::Own(e.at(format!("Failed to access mailbox {name}")))),
         };
         let own = view::mailbox_item(&*mailbox);
-        if own.guid != guid || self.is_unchanged(&own) {
+        if own.guid != guid {
+            return self.pass_over(name);
+        }
+        // One that was begun to be told of while it was looked at is told of.
+        if self.is_unchanged(&own) && !self.conn.worked() {
             return Ok(());
         }
         let saved = self.common(guid);
@@ -77,7 +91,7 @@ impl Session<'_> {
             Ok(changes) => changes,
             Err(why) => {
                 self.cannot_continue(name, &why);
-                return Ok(());
+                return self.pass_over(name);
             }
         };
         let mut own = own;
@@ -152,6 +166,7 @@ impl Session<'_> {
         names: &mut BTreeMap<MailboxGuid, MailboxName>,
     ) -> Result<()> {
         let guid = peer.guid;
+        self.conn.work(Ahead::mailbox(guid));
         let refuse = |session: &mut Self, ignore| {
             session.conn.send(&Item::Mailbox(Box::new(MailboxItem::refusal(guid, ignore))));
         };

@@ -14,11 +14,12 @@ use super::{Settings, Version, names, view};
 use crate::mail::{self, Class, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
 use crate::os::stop::Stop;
 use crate::sync::at_hand::AtHand;
+use crate::sync::native::ahead as native_ahead;
 use crate::sync::round::RoundReport;
 use crate::sync::tree::{self as plan, Peer, Plan, Side, TreeAction, TreeOptions};
 use crate::sync::{Algorithm, MailboxState, Mode, Only, Options, Report, Source, State};
 use crate::wire::{
-    Conn, ConnError, Deletes, Error, Event, FinishItem, Handshake, Item, Kind, MailboxItem, StateItem, TreeNode, Wait,
+    Ahead, Conn, ConnError, Deletes, Error, Event, FinishItem, Handshake, Item, Kind, MailboxItem, StateItem, TreeNode, Wait,
 };
 
 /// How long a mailbox's lock is waited for where `-l` says nothing.
@@ -128,6 +129,17 @@ impl<'a> Session<'a> {
         self.beside_dovecot = peer.own_kind.is_none();
         self.conn.set_name(String::from_utf8_lossy(&peer.hostname).into_owned());
         Ok(peer)
+    }
+
+    /// The user's lock and the list of mailboxes may take their time.
+    pub fn begin_work(&mut self, own_kind: bool) {
+        let ahead = match self.saved.0.keys().next() {
+            _ if own_kind => native_ahead(),
+            Some(guid) if self.is_stateful() => Ahead::state(*guid),
+            None if self.is_stateful() && self.side == Side::Master => return,
+            _ => Ahead::inbox(),
+        };
+        self.conn.work(ahead);
     }
 
     fn closed(&self) -> End {

@@ -45,7 +45,11 @@ impl Session<'_> {
     pub(super) fn send_tree(&mut self, own: &Tree, theirs: Option<&(Vec<TreeNode>, Deletes)>) {
         self.at = "send_mailbox_tree";
         let options = self.tree_options();
-        for node in names::nodes(own, theirs.map(|t| &t.0[..]), &options, self.version()) {
+        let mut nodes = names::nodes(own, theirs.map(|t| &t.0[..]), &options, self.version());
+        if self.conn.worked() {
+            names::inbox_first(&mut nodes);
+        }
+        for node in nodes {
             self.conn.send(&Item::Node(Box::new(node)));
         }
         self.conn.send(&Item::End);
@@ -54,6 +58,7 @@ impl Session<'_> {
     }
 
     pub(super) fn sync_tree(&mut self, store: &mut dyn Store) -> Result<Plan> {
+        self.conn.work(Ahead::inbox());
         let own = store.scan(&self.options.namespaces)?;
         for (name, error) in &own.problems {
             tracing::error!("Failed to access mailbox {name}: {error}");
