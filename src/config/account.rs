@@ -167,6 +167,7 @@ impl Config {
             sieve: plugin_expanded("sieve")?,
             sieve_dir: plugin_expanded("sieve_dir")?,
             list_index: self.flag("mailbox_list_index"),
+            inbox_by_default: self.own("mail_driver").is_some(),
             plugins,
         })
     }

@@ -92,7 +92,7 @@ pub fn namespaces(wanted: &Selection, account: &Account) -> Result<Selection, Un
     match wanted {
         Selection::All => Ok(Selection::All),
         Selection::Default => {
-            if account.namespaces.iter().any(|ns| ns.location.is_empty() && ns.alias_for.is_none()) {
+            if account.namespaces.iter().any(|ns| account.goes_by_default(ns)) {
                 return Ok(Selection::Default);
             }
             Err(Unusable::new(
@@ -113,6 +113,17 @@ pub fn namespaces(wanted: &Selection, account: &Account) -> Result<Selection, Un
             Ok(Selection::Prefixes(found))
         }
     }
+}
+
+/// The prefixes of the namespaces that take part, for a message.
+#[must_use]
+pub fn prefixes(selection: &Selection, account: &Account) -> String {
+    let part = |ns: &&NamespaceSettings| match selection {
+        Selection::Default => account.goes_by_default(ns),
+        Selection::All => ns.alias_for.is_none() && (!ns.hidden || ns.list != Some(false)),
+        Selection::Prefixes(prefixes) => prefixes.contains(&ns.prefix),
+    };
+    account.namespaces.iter().filter(part).map(|ns| format!("'{}'", ns.prefix)).collect::<Vec<_>>().join(", ")
 }
 
 /// The namespace that would hold a mailbox of this name: so an unknown prefix means the one without a prefix.
@@ -169,6 +180,18 @@ mod tests {
         let two = vec![ns("", None, ""), ns("Old/", None, "foo:x")];
         assert_eq!(error("maildir:~/M", two), "Namespace 'Old/': Unknown mail storage driver foo");
         assert!(locations(&account("maildir:~/M", plain()), false).is_ok());
+    }
+
+    /// Row F11.
+    #[test]
+    fn f11_the_default_follows_the_style_of_the_settings() {
+        let mut two = account("maildir:~/M", vec![ns("", Some('/'), "mdbox:/inbox"), ns("Old/", Some('/'), "")]);
+        assert_eq!(prefixes(&Selection::Default, &two), "'Old/'");
+        assert_eq!(prefixes(&Selection::All, &two), "'', 'Old/'");
+        assert_eq!(prefixes(&Selection::Prefixes(vec!["Old/".into()]), &two), "'Old/'");
+        two.settings.inbox_by_default = true;
+        assert_eq!(prefixes(&Selection::Default, &two), "''");
+        assert_eq!(namespaces(&Selection::Default, &two), Ok(Selection::Default));
     }
 
     #[test]

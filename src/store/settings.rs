@@ -56,6 +56,8 @@ pub struct Settings {
     pub sieve_dir: Option<String>,
     /// `mailbox_list_index`.
     pub list_index: bool,
+    /// The settings are in 2.4's style, where only the namespace with the INBOX is synchronised when none is named.
+    pub inbox_by_default: bool,
 }
 
 impl Default for Settings {
@@ -85,6 +87,7 @@ impl Default for Settings {
             sieve: None,
             sieve_dir: None,
             list_index: true,
+            inbox_by_default: false,
         }
     }
 }
@@ -161,4 +164,13 @@ pub struct Account {
     pub namespaces: Vec<NamespaceSettings>,
     /// The rest.
     pub settings: Settings,
+}
+
+impl Account {
+    /// Whether a namespace takes part where none is named: in 2.3 those without a location of their own, in 2.4 the one with
+    /// the INBOX (sync.md 3.1, 16).
+    #[must_use]
+    pub const fn goes_by_default(&self, ns: &NamespaceSettings) -> bool {
+        ns.alias_for.is_none() && if self.settings.inbox_by_default { ns.inbox } else { ns.location.is_empty() }
+    }
 }

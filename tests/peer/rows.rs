@@ -4,7 +4,6 @@
 //! - F15: `options::the_users_name_goes_ahead` (a server told `-U`, `-E` and `-d`), `options::nothing_has_to_be_set` (we do not ask for `-U`).
 //! - S2: `options::the_users_lock_is_taken_on_one_machine`, with equal names, too.
 //! - S26: `tcp::a_self_signed_certificate_that_is_named_is_trusted`. S27: `options::a_read_only_server`.
-//! - F11: the unit tests of `run::check` know which namespaces go by default in 2.3; the style of 2.4 is not read.
 //! - S25 (many users at once over one connection) is not built.
 
 use std::process::Command;
@@ -98,6 +97,36 @@ fn f8_mails_are_committed_in_batches_on_the_receiving_side() {
         let flushes = steps.lines().filter(|l| l.split(' ').nth(1).is_some_and(|op| op.starts_with("fsync"))).count();
         assert!((1..20).contains(&flushes), "{flushes} flushes for 120 mails, pushed: {pushed}");
         assert_equal(&pair.client.dump().without_saved(), &pair.server.dump().without_saved());
+    }
+}
+
+/// `-v` tells the namespaces. Which ones go by default depends on the style of the settings: in 2.3's those without a location
+/// of their own, in 2.4's (which has no `mail_location`) the one with the INBOX.
+#[test]
+fn f11_the_namespaces_that_go_by_default() {
+    if !have_dovecot() {
+        return;
+    }
+    for (style, chosen) in [(&[][..], "'Old/'"), (&["-o", "mail_driver=mdbox", "-o", "mail_path=~/mail"], "''")] {
+        let lab = Lab::with("namespace old {\n  prefix = Old/\n  separator = /\n}\n");
+        let side = |name| lab.side(name, "mdbox").with("namespace/inbox/location=mdbox:~/inbox");
+        let (client, server) = (side("client"), side("server"));
+        client.save("INBOX", &mail(1));
+        client.doveadm(&["mailbox", "create", "Old/Letters"]);
+        client.save("Old/Letters", &mail(2));
+        let pair = Pair::of(lab, client, server);
+        let mut words = pair.server_words(Who::Ours);
+        let at = words.iter().position(|w| w.ends_with("dsync")).unwrap();
+        words.splice(at + 1..at + 1, std::iter::once("-v").chain(style.iter().copied()).map(String::from));
+        let words: Vec<&str> = [style, &["-v", "sync"]].concat().into_iter().chain(words.iter().map(String::as_str)).collect();
+        let ran = pair.run(Who::Ours, &words);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(ran.stderr.matches(&format!("Info: Namespaces: {chosen}\n")).count(), 2, "{ran:?}");
+        for (mailbox, wanted) in [("Old/Letters", style.is_empty()), ("INBOX", !style.is_empty())] {
+            let there = pair.server.try_doveadm(&["search", "mailbox", mailbox, "all"], b"");
+            let found = String::from_utf8_lossy(&there.stdout).lines().count();
+            assert_eq!(found, usize::from(wanted), "{chosen}: {mailbox}");
+        }
     }
 }
 

@@ -12,6 +12,8 @@ use crate::store::{Account, NamespaceSettings};
 /// A namespace of the account.
 pub(super) struct Space {
     pub settings: NamespaceSettings,
+    /// It takes part where none is named.
+    pub by_default: bool,
     /// Its list and the number of its site, or why it cannot be used.
     pub usable: std::result::Result<(List, usize), String>,
 }
@@ -55,7 +57,7 @@ impl LocalStore {
                 return Err(fatal(format!("Namespace '{}': Duplicate namespace prefix: \"{}\"", ns.prefix, ns.prefix)));
             }
             let usable = self.usable(ns, account, make_format).map_err(|e| format!("Namespace '{}': {e}", ns.prefix));
-            self.spaces.push(Space { settings: ns.clone(), usable });
+            self.spaces.push(Space { settings: ns.clone(), by_default: account.goes_by_default(ns), usable });
         }
         Ok(())
     }
@@ -99,7 +101,7 @@ impl LocalStore {
     pub(super) fn select(&self, selection: &Selection) -> Result<Vec<usize>> {
         let all = 0..self.spaces.len();
         let chosen: Vec<usize> = match selection {
-            Selection::Default => all.filter(|&i| self.own_location(i)).collect(),
+            Selection::Default => all.filter(|&i| self.spaces[i].by_default).collect(),
             Selection::All => all.filter(|&i| self.visible(i)).collect(),
             Selection::Prefixes(prefixes) => {
                 let mut named = Vec::new();
@@ -150,11 +152,6 @@ impl LocalStore {
             }
         }
         Ok(())
-    }
-
-    fn own_location(&self, i: usize) -> bool {
-        let ns = &self.spaces[i].settings;
-        ns.location.is_empty() && ns.alias_for.is_none()
     }
 
     fn visible(&self, i: usize) -> bool {
