@@ -14,7 +14,7 @@ use super::{Failure, exit};
 use crate::config::{AccountError, Config, Side};
 use crate::mail::Selection;
 use crate::os::stop::Stop;
-use crate::run::{self, Job, Peer, check};
+use crate::run::{self, Job, Peer, Reopen, check};
 use crate::store::Account;
 use crate::store::list::Location;
 use crate::sync::dovecot::Settings;
@@ -44,15 +44,15 @@ pub(super) struct Caller<'a> {
 }
 
 /// What is to be done, with whom, and what log lines begin with meanwhile.
-pub(super) struct Ready {
+pub(super) struct Ready<'a> {
     pub(super) job: Job,
-    pub(super) peer: Peer,
+    pub(super) peer: Peer<'a>,
     pub(super) span: Span,
 }
 
 /// Finds the user, opens the way to the other side, becomes the user, and looks at both sides without opening any mail.
 /// Errors have been said.
-pub(super) fn prepare(caller: &Caller<'_>, request: Request, name: &str) -> Result<Ready, Failure> {
+pub(super) fn prepare<'a>(caller: &'a Caller<'_>, request: Request, name: &'a str) -> Result<Ready<'a>, Failure> {
     let found = span("doveadm", name).in_scope(|| first_side(caller, request, name).map_err(Failure::say))?;
     let FirstSide { request, user, account, second } = found;
     let config = caller.config;
@@ -62,9 +62,12 @@ pub(super) fn prepare(caller: &Caller<'_>, request: Request, name: &str) -> Resu
             let account = span.in_scope(|| second_account(config, &request, &user, location).map_err(Failure::say))?;
             (Peer::Local(Box::new(account)), span)
         }
-        Second::Remote(peer) => {
+        Second::Remote(peer, destination) => {
+            let timeout = request.stream.timeout;
+            let was_named = caller.common.user.is_some();
+            let again = move || reach::again(caller, timeout, &destination, &Whom { name, was_named });
             let prefix = config.expanded("mail_log_prefix", &user.vars).unwrap_or_default();
-            (Peer::Remote(peer), tracing::error_span!("user", prefix))
+            (Peer::Remote(peer, Reopen(Box::new(again))), tracing::error_span!("user", prefix))
         }
     };
     let mut options = request.options;
@@ -88,7 +91,7 @@ enum Second {
     /// At this location.
     Local(String),
     /// Behind a stream.
-    Remote(crate::peer::Peer),
+    Remote(crate::peer::Peer, Destination),
 }
 
 fn first_side(caller: &Caller<'_>, mut request: Request, name: &str) -> Result<FirstSide, Failure> {
@@ -129,8 +132,8 @@ fn first_side(caller: &Caller<'_>, mut request: Request, name: &str) -> Result<F
         return Err(Failure::fatal("start date is later than end date".into()));
     }
     let whom = Whom { name, was_named: common.user.is_some() };
-    let second = match (reach::open(caller, &request, &destination, &whom)?, destination) {
-        (Some(peer), _) => Second::Remote(peer),
+    let second = match (reach::open(caller, request.stream.timeout, &destination, &whom)?, destination) {
+        (Some(peer), destination) => Second::Remote(peer, destination),
         (None, Destination::Local(location)) => Second::Local(location),
         (None, _) => return Err(temporary("The destination cannot be reached".into())),
     };

@@ -2,10 +2,10 @@
 //! was started with.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use super::destination::{Destination, SshWord};
 use super::job::Caller;
-use super::request::Request;
 use super::{Failure, exit};
 use crate::config::Remote;
 use crate::peer::doveadm::{Order, Server};
@@ -19,8 +19,13 @@ pub(super) struct Whom<'a> {
 }
 
 /// Opens the way. `None` for a mail location.
-pub(super) fn open(caller: &Caller<'_>, request: &Request, to: &Destination, whom: &Whom<'_>) -> Result<Option<Peer>, Failure> {
-    let limits = Limits::of(request.stream.timeout, caller.stop);
+pub(super) fn open(
+    caller: &Caller<'_>,
+    timeout: Option<Duration>,
+    to: &Destination,
+    whom: &Whom<'_>,
+) -> Result<Option<Peer>, Failure> {
+    let limits = Limits::of(timeout, caller.stop);
     let opened = match to {
         Destination::Local(_) => return Ok(None),
         Destination::Command(words) => command(caller, words.clone(), "remote").start(&limits),
@@ -46,6 +51,11 @@ pub(super) fn open(caller: &Caller<'_>, request: &Request, to: &Destination, who
         }
     };
     opened.map(Some).map_err(failure)
+}
+
+/// Opens it once more, with the rights that are left. Errors have been said.
+pub(super) fn again(caller: &Caller<'_>, timeout: Option<Duration>, to: &Destination, whom: &Whom<'_>) -> Option<Peer> {
+    open(caller, timeout, to, whom).map_err(Failure::say).ok().flatten()
 }
 
 /// A doveadm server with the settings' way in.

@@ -22,11 +22,20 @@ pub struct Job {
 
 /// The second side: the destination.
 #[derive(Debug)]
-pub enum Peer {
+pub enum Peer<'a> {
     /// On this machine: the first side's settings with another location.
     Local(Box<Account>),
     /// At the other end of a stream.
-    Remote(crate::peer::Peer),
+    Remote(crate::peer::Peer, Reopen<'a>),
+}
+
+/// Opens the way to the other side once more. `None` if that fails, which has been said then.
+pub struct Reopen<'a>(pub Box<dyn Fn() -> Option<crate::peer::Peer> + 'a>);
+
+impl std::fmt::Debug for Reopen<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reopen")
+    }
 }
 
 /// `dsync-server`: one side of a run that another machine has started.

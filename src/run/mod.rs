@@ -9,8 +9,9 @@ mod local;
 mod lock;
 mod place;
 mod remote;
+mod revert;
 
-pub use job::{Job, Peer, Service};
+pub use job::{Job, Peer, Reopen, Service};
 pub use remote::settings;
 
 use crate::mail::Class;
@@ -40,10 +41,10 @@ pub enum Outcome {
 
 /// Does one job.
 #[must_use]
-pub fn execute(job: &Job, peer: Peer, stop: &Stop) -> Report {
+pub fn execute(job: &Job, peer: Peer<'_>, stop: &Stop) -> Report {
     match peer {
         Peer::Local(account) => local::run(job, &account, stop),
-        Peer::Remote(peer) => remote::run(job, peer, stop),
+        Peer::Remote(peer, reopen) => remote::run(job, peer, &reopen, stop),
     }
 }
 

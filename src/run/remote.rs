@@ -1,7 +1,8 @@
 //! A run with another machine or another program: the brain of this side, and a stream to the other one.
 
 use super::place::Own;
-use super::{Job, Outcome, Report, Service};
+use super::revert::Revert;
+use super::{Job, Outcome, Reopen, Report, Service};
 use crate::os::stop::Stop;
 use crate::peer::{self, Limits, Peer};
 use crate::sync;
@@ -9,17 +10,26 @@ use crate::sync::dovecot::{self, Settings};
 use crate::sync::tree::Side;
 
 /// Runs the job as the one who has started it.
-pub(super) fn run(job: &Job, peer: Peer, stop: &Stop) -> Report {
+pub(super) fn run(job: &Job, peer: Peer, reopen: &Reopen<'_>, stop: &Stop) -> Report {
     let limits = Limits::of(job.stream.timeout, stop);
-    let peer = match &job.rawlog {
-        Some(path) => peer.with_rawlog(path, &limits),
-        None => peer,
-    };
-    let mut place = Own { account: &job.account, side: Side::Master, read_only: false };
-    let Peer { ends, end } = peer;
-    let report = dovecot::master(&job.options, &job.stream, &mut place, ends, stop);
-    end.finish(report.failed.is_none());
-    super::conclude(report, sync::Report::default(), &job.options)
+    let mut revert = Revert::new(job);
+    let mut peer = Some(peer);
+    loop {
+        let Some(Peer { ends, end }) = peer.take().map(|peer| match &job.rawlog {
+            Some(path) => peer.with_rawlog(path, &limits),
+            None => peer,
+        }) else {
+            break;
+        };
+        let mut place = Own { account: &job.account, side: Side::Master, read_only: false };
+        let mastered = dovecot::master(&revert.options, &revert.settings, &mut place, ends, stop);
+        end.finish(mastered.report.failed.is_none());
+        if !revert.take(mastered) || stop.requested().is_some() {
+            break;
+        }
+        peer = (reopen.0)();
+    }
+    super::conclude(revert.report(), sync::Report::default(), &job.options)
 }
 
 /// Answers whoever is at the other end.

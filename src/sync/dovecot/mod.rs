@@ -19,10 +19,10 @@ use std::time::Duration;
 use self::session::{End, Session};
 use super::native::NativeLink;
 use super::tree::Side;
-use super::{Algorithm, Options, Report};
-use crate::mail::{self, Class, Store};
+use super::{Algorithm, Mode, Options, Report, Source};
+use crate::mail::{self, Class, MailboxName, Store};
 use crate::os::stop::Stop;
-use crate::wire::{Conn, Ends, Handshake};
+use crate::wire::{Conn, ConnError, Ends, Handshake};
 
 /// What a run over a stream needs to know besides [`Options`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub struct Settings {
     pub temp_dir: PathBuf,
     /// One of our own kind at the other end is spoken to as such.
     pub own_kind: bool,
+    /// A Dovecot's INBOX is left as it is.
+    pub leave_inbox: bool,
 }
 
 /// Which Dovecot is at the other end, as far as the columns of its items tell (sync.md 14).
@@ -64,6 +66,7 @@ impl Default for Settings {
             debug: false,
             temp_dir: std::env::temp_dir(),
             own_kind: true,
+            leave_inbox: false,
         }
     }
 }
@@ -83,6 +86,25 @@ pub trait Place {
     fn lock_user(&mut self, timeout: Duration) -> mail::Result<Box<dyn Send>>;
 }
 
+/// How a run ended on the side that was started by the user.
+#[derive(Debug, Default)]
+pub struct Mastered {
+    /// How it went.
+    pub report: Report,
+    /// Where a Dovecot that is the destination of a backup has closed on purpose.
+    pub closed: Option<Closed>,
+}
+
+/// Where a Dovecot has closed on purpose. As the destination of a backup it deletes a mailbox that differs in a way that it
+/// cannot take back, and closes; in the next session the mailbox is a new one (sync.md 4.4, 14).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// While it made its tree ours.
+    Tree,
+    /// In the lists of this mailbox.
+    Mailbox(MailboxName),
+}
+
 /// How a `dsync-server` ended.
 #[derive(Debug, Clone, Default)]
 pub struct Served {
@@ -93,7 +115,7 @@ pub struct Served {
 }
 
 /// The side that the user has started. `ends` begin with the dsync handshake.
-pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop) -> Report {
+pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, ends: Ends, stop: &Stop) -> Mastered {
     let conn = Conn::new(ends, settings.timeout, stop);
     let mut session = Session::new(Side::Master, options.clone(), settings, conn, stop);
     session.read_state();
@@ -101,11 +123,15 @@ pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, end
     let mut opened = None;
     let result = session.greet(item).and_then(|peer| prepare(&mut session, &peer, place));
     let result = match result {
-        Ok(ready) if ready.own_kind => return native(session, ready, stop),
+        Ok(ready) if ready.own_kind => return Mastered { report: native(session, ready, stop), closed: None },
         Ok(ready) => session.run(&mut *opened.insert(ready).store),
         Err(e) => Err(e),
     };
-    session.close(result)
+    let closed = match &result {
+        Err(End::Conn(ConnError::Closed(_))) if options.mode == Mode::Backup(Source::Master) => session.place_of_close(),
+        _ => None,
+    };
+    Mastered { report: session.close(result), closed }
 }
 
 /// The run with one of our own kind.

@@ -77,6 +77,15 @@ fn placeholder(name: Vec<Vec<u8>>) -> TreeNode {
     }
 }
 
+/// INBOX is told as the other side has it, so that nothing happens to it there.
+pub(super) fn take_inbox(nodes: &mut Vec<TreeNode>, theirs: &[TreeNode]) {
+    let is_inbox = |n: &&TreeNode| n.name == [b"INBOX".to_vec()];
+    if let Some(inbox) = theirs.iter().find(is_inbox) {
+        nodes.retain(|n| !is_inbox(&n));
+        nodes.push(inbox.clone());
+    }
+}
+
 /// INBOX has been begun already ([`crate::wire::Ahead`]). One that takes no part is told as a name without a mailbox.
 pub(super) fn inbox_first(nodes: &mut Vec<TreeNode>) {
     let inbox = [b"INBOX".to_vec()];

@@ -134,7 +134,9 @@ impl Session<'_> {
     pub(super) fn offer(&mut self, own: &MailboxItem) -> Result<MailboxItem> {
         self.conn.send(&Item::Mailbox(Box::new(own.clone())));
         self.at = "sync_mails";
-        match self.item()? {
+        let answer = self.item()?;
+        self.in_tree = false;
+        match answer {
             Item::Mailbox(b) if b.guid == own.guid => Ok(*b),
             Item::Mailbox(b) => Err(Error::Value { kind: "mailbox", column: "mailbox_guid", value: b.guid.to_string() }.into()),
             other => Err(Self::unexpected(&other, "mailbox")),
@@ -345,7 +347,11 @@ impl Session<'_> {
             at_hand: &mut self.at_hand,
             report: &mut report,
         };
+        self.in_lists = Some(name.clone());
         let result = exchange::run(subject);
+        if result.is_ok() {
+            self.in_lists = None;
+        }
         self.report.mailbox(name, report.done, report.bad);
         let Ended { state, desync, full_resync } = result?;
         self.report.full_resync |= full_resync;

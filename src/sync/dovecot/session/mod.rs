@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::exchange::{self, Ended, Stopped, Subject};
-use super::{Settings, Version, names, view};
+use super::{Closed, Settings, Version, names, view};
 use crate::mail::{self, Class, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
 use crate::os::stop::Stop;
 use crate::sync::at_hand::AtHand;
@@ -88,6 +88,10 @@ pub(super) struct Session<'a> {
     /// UIDVALIDITYs that the other side had before the run.
     their_uidvalidity: HashMap<MailboxGuid, UidValidity>,
     at_hand: AtHand,
+    /// The mailbox whose lists are being exchanged.
+    in_lists: Option<MailboxName>,
+    /// The tree has been told, and no mailbox has been answered yet.
+    in_tree: bool,
     /// The other side is none of ours, not even an older or newer one: those wait for our tree.
     beside_dovecot: bool,
 }
@@ -108,6 +112,8 @@ impl<'a> Session<'a> {
             known: HashSet::new(),
             their_uidvalidity: HashMap::new(),
             at_hand: AtHand::default(),
+            in_lists: None,
+            in_tree: false,
             beside_dovecot: false,
         }
     }
@@ -233,6 +239,9 @@ impl<'a> Session<'a> {
             if self.options.only != Only::TreeOnly {
                 for pair in &plan.mailboxes {
                     self.check_stop()?;
+                    if self.settings.leave_inbox && pair.local == MailboxName::inbox() {
+                        continue;
+                    }
                     self.offer_mailbox(store, pair.guid, &pair.local)?;
                 }
             }
@@ -246,6 +255,14 @@ impl<'a> Session<'a> {
             self.conn.flush();
             self.at = "done";
             Ok(())
+        }
+    }
+
+    /// Where the other side closes, if it does so now.
+    pub fn place_of_close(&self) -> Option<Closed> {
+        match &self.in_lists {
+            Some(name) => Some(Closed::Mailbox(name.clone())),
+            None => self.in_tree.then_some(Closed::Tree),
         }
     }
 

@@ -46,6 +46,10 @@ impl Session<'_> {
         self.at = "send_mailbox_tree";
         let options = self.tree_options();
         let mut nodes = names::nodes(own, theirs.map(|t| &t.0[..]), &options, self.version());
+        if let Some((theirs, _)) = theirs.filter(|_| self.settings.leave_inbox) {
+            names::take_inbox(&mut nodes, theirs);
+        }
+        self.in_tree = true;
         if self.conn.worked() {
             names::inbox_first(&mut nodes);
         }
