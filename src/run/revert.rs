@@ -95,6 +95,7 @@ impl<'a> Revert<'a> {
         self.options = Options { algorithm, ..self.job.options.clone() };
         self.settings = Settings { leave_inbox: turn == Turn::Rest, ..self.job.stream.clone() };
         if turn == Turn::Inbox {
+            self.settings.refill = true;
             self.options.mode = Mode::OneWay(Source::Master);
             self.options.only = Only::Name("INBOX".into());
             self.options.algorithm = Algorithm::Full;

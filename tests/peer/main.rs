@@ -9,6 +9,7 @@ mod options;
 #[path = "../oracle/lab.rs"]
 #[allow(dead_code, reason = "shared with the tests of whole runs")]
 mod oracle;
+mod revert;
 mod rows;
 #[cfg(feature = "ssh")]
 mod ssh;

@@ -45,6 +45,9 @@ pub struct Settings {
     pub own_kind: bool,
     /// A Dovecot's INBOX is left as it is.
     pub leave_inbox: bool,
+    /// Into a mailbox that a Dovecot has emptied mails come under UIDs that it has never had: those that it has expunged it takes
+    /// for expunged here, too.
+    pub refill: bool,
 }
 
 /// Which Dovecot is at the other end, as far as the columns of its items tell (sync.md 14).
@@ -67,6 +70,7 @@ impl Default for Settings {
             temp_dir: std::env::temp_dir(),
             own_kind: true,
             leave_inbox: false,
+            refill: false,
         }
     }
 }

@@ -154,6 +154,8 @@ struct Exchange<'a> {
     told: Option<Vec<(Uid, Told)>>,
     next_told: usize,
     hold_changes: bool,
+    /// What UIDs are told higher by.
+    shift: u32,
     requested: Vec<Uid>,
     next_requested: usize,
     body: Option<Box<dyn Read + Send>>,
@@ -198,6 +200,8 @@ impl<'a> Exchange<'a> {
         };
         let by_guid = s.peer.have_save_guids && (s.own.have_save_guids || is_source && s.own.have_guids)
             || !is_source && s.options.mode != Mode::TwoWay && s.peer.have_guids && s.own.have_save_guids;
+        let refill = s.settings.refill && s.peer.messages == 0;
+        let shift = if refill { s.peer.uid_next.saturating_sub(1) } else { 0 };
         let identity = if by_guid {
             Identity::Guid
         } else {
@@ -256,6 +260,7 @@ impl<'a> Exchange<'a> {
             told: None,
             next_told: 0,
             hold_changes,
+            shift,
             requested: Vec::new(),
             next_requested: 0,
             body: None,
@@ -376,7 +381,7 @@ impl<'a> Exchange<'a> {
         StateItem {
             guid: self.s.own.guid,
             uidvalidity: if resync { 0 } else { status.identity.uidvalidity.get() },
-            last_common_uid: self.last_common_after,
+            last_common_uid: self.last_common_after.saturating_add(self.shift),
             modseq: modseqs.highest_modseq.0,
             private_modseq: modseqs.highest_private_modseq.0,
             messages: Some(if self.receives { status.messages } else { self.status.messages }),

@@ -292,7 +292,8 @@ impl Exchange<'_> {
                 MailGuid::new(guid).and_then(|g| map.get(&g).copied())
             }
             (None, Some(uid)) => {
-                let uid = Uid::new(uid).filter(|u| own.facts.item(*u).is_some_and(|_| own.guids[own.index(*u)].is_some()));
+                let uid = Uid::new(uid.saturating_sub(self.shift))
+                    .filter(|u| own.facts.item(*u).is_some_and(|_| own.guids[own.index(*u)].is_some()));
                 self.asked_by_uid.extend(uid);
                 uid
             }

@@ -22,7 +22,8 @@ impl Exchange<'_> {
                 };
                 let end = told.len().min(self.next_told + 256);
                 for &(uid, what) in &told[self.next_told..end] {
-                    if let Some(change) = self.change(uid, what) {
+                    if let Some(mut change) = self.change(uid, what) {
+                        change.uid = change.uid.saturating_add(self.shift);
                         self.s.conn.send(&Item::Change(change));
                     }
                 }
@@ -79,7 +80,7 @@ impl Exchange<'_> {
         out.extend(own.claims.keys().map(|uid| (*uid, Told::Claim)));
         out.extend(own.facts.items.iter().enumerate().map(|(n, i)| (i.uid, Told::Item(n))));
         // Above the common UIDs of a state nobody asks what is gone.
-        let asked = |uid: Uid| self.last_common.is_none_or(|l| uid <= l);
+        let asked = |uid: Uid| self.last_common.is_none_or(|l| uid <= l) && self.shift == 0;
         out.extend(own.facts.expunged.iter().enumerate().filter(|(_, e)| asked(e.uid)).map(|(n, e)| (e.uid, Told::Gone(n))));
         // No UID occurs twice: what stands first here counts.
         out.sort_by_key(|(uid, told)| (*uid, *told));
@@ -121,7 +122,7 @@ impl Exchange<'_> {
         let text = self.carry().text(uid);
         let mut item = MailItem {
             guid: if by_uid { Some(Vec::new()) } else { guid },
-            uid: by_uid.then_some(uid.get()),
+            uid: by_uid.then_some(uid.get().saturating_add(self.shift)),
             pop3_uidl: Some(Vec::new()),
             ..MailItem::default()
         };
