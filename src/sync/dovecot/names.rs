@@ -7,6 +7,7 @@ use crate::mail::{
     Class, Deletion, DeletionKey, Error, Existence, Identity, MailboxGuid, MailboxName, NameHash, NameRules, NamespaceRules,
     Node, Result, Timestamp, Tree, Uid, UidValidity,
 };
+use crate::sync::Mode;
 use crate::sync::tree::{TreeOptions, takes_part};
 use crate::wire::{Deletes, NodeExistence, TreeNode};
 
@@ -48,10 +49,11 @@ pub(super) fn nodes(own: &Tree, peer: Option<&[TreeNode]>, options: &TreeOptions
         }
     }
     // A parent comes with its children where there are directories, and must not become a mailbox where there are none. One
-    // without children is only told where it stays what it is.
+    // without children is only told where it stays what it is. One way what it becomes is of no matter to us.
+    let one_way = matches!(options.mode, Mode::OneWay(_)) && options.mode.is_source(options.side);
     let parents: HashSet<Vec<Vec<u8>>> = out.keys().flat_map(|n| (1..n.len()).map(|e| n[..e].to_vec())).collect();
     for (name, node) in &mut out {
-        if node.guid.is_none() && (version == Version::V24 || parents.contains(name)) {
+        if node.guid.is_none() && (version == Version::V24 || parents.contains(name) && !one_way) {
             node.existence = NodeExistence::Nonexistent;
         }
     }

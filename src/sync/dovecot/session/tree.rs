@@ -104,6 +104,13 @@ impl Session<'_> {
         self.known = own.guids().intersection(&peer.guids()).copied().collect();
         let identities = peer.nodes.iter().filter_map(|n| n.identity);
         self.their_uidvalidity = identities.map(|i| (i.guid, i.uidvalidity)).collect();
+        // One way, two of one name become one with the source's GUID.
+        let there: HashMap<_, _> = peer.nodes.iter().filter_map(|n| Some((&n.name, n.identity?.uidvalidity))).collect();
+        for (name, identity) in own.nodes.iter().filter_map(|n| Some((&n.name, n.identity?))) {
+            if let Some(uidvalidity) = there.get(name) {
+                self.their_uidvalidity.entry(identity.guid).or_insert(*uidvalidity);
+            }
+        }
         let outcome = plan::execute(store, &plan.actions)?;
         self.report.tree(plan.actions.len(), outcome);
         for action in &plan.actions {
