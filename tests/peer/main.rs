@@ -3,6 +3,7 @@
 mod commands;
 mod cuts;
 mod forward;
+mod hostile;
 mod lab;
 mod matrix;
 mod options;

@@ -1,0 +1,140 @@
+//! Servers that are not there, and servers that mean harm: a message, an end within the time of `-T` and in bounded memory, and
+//! nothing has changed here. (Masters that mean harm: `wire/hostile.rs`.)
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::lab::{Ran, free_port};
+use crate::matrix::Pair;
+use crate::oracle::{changed, have_dovecot};
+
+#[test]
+fn who_is_not_there_is_named() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "sdbox"]);
+    let before = pair.client.files();
+    let port = free_port();
+    let ssh = "dsync_remote_cmd=ssh -F none -o BatchMode=yes %{host} true";
+    let nowhere = pair.lab.path().join("no.sock");
+    let mut cases = vec![
+        (vec!["-o", "doveadm_password=x", "sync", "tcp:nosuch.invalid:5"], vec!["Lookup of host nosuch.invalid failed"]),
+        (vec!["-o", "doveadm_password=x", "sync", "tcps:nosuch.invalid:5"], vec!["Lookup of host nosuch.invalid failed"]),
+        (vec!["-o", ssh, "sync", "remote:nosuch.invalid"], vec!["Remote command returned error 255"]),
+        (vec!["sync", "/nonexistent/program", "dsync-server"], vec!["No such file or directory"]),
+        (vec!["sync", "sh", "-c", "kill -9 $$"], vec!["Remote command died with signal 9"]),
+        (vec!["sync", "sh", "-c", "exit 70"], vec!["Remote command returned error 70"]),
+    ];
+    if cfg!(feature = "ssh") {
+        cases.push((vec!["sync", "ssh://nosuch.invalid"], vec!["Lookup of host nosuch.invalid failed"]));
+    }
+    let (tcp, tcps) = (format!("tcp:127.0.0.1:{port}"), format!("tcps:127.0.0.1:{port}"));
+    let (own, socket) = (format!("ssh://127.0.0.1:{port}"), format!("tcp:{}", nowhere.display()));
+    cases.push((vec!["-o", "doveadm_password=x", "sync", &tcp], vec!["failed: Connection refused"]));
+    cases.push((vec!["-o", "doveadm_password=x", "sync", &tcps], vec!["failed: Connection refused"]));
+    if cfg!(feature = "ssh") {
+        cases.push((vec!["sync", &own], vec!["failed: Connection refused"]));
+    }
+    cases.push((vec!["sync", &socket], vec!["failed: No such file or directory"]));
+    for (words, wanted) in cases {
+        let ran = pair.run(crate::matrix::Who::Ours, &words);
+        if !(words.contains(&ssh) && ran.stderr.contains("execvp")) {
+            ran.says(75, &wanted);
+        }
+    }
+    let changed = changed(&before, &pair.client.files());
+    assert!(changed.is_empty(), "{changed:?}");
+}
+
+/// What a server has to say, and perhaps something without end. Then it says nothing more.
+fn serve(pair: &Pair, verb: &[&str], octets: &[u8], endless: &[u8]) -> (Ran, u64, Duration) {
+    let dir = pair.lab.path();
+    std::fs::write(dir.join("said"), octets).unwrap();
+    std::fs::File::create(dir.join("more")).unwrap().write_all(endless).unwrap();
+    let d = dir.display();
+    let more = if endless.is_empty() { String::new() } else { format!("while cat {d}/more; do :; done;") };
+    let script = format!("cat {d}/said; {more} exec grep -q ^nothing");
+    let words = [&["-T", "2"], &["sh", "-c", &script][..]].concat();
+    let words = [verb, &words].concat();
+    let mut command = pair.client.ours(&words);
+    let began = Instant::now();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let watch = std::thread::spawn(move || {
+        let mut most = 0;
+        while let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+            let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+            let Some(peak) = peak.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()) else { break };
+            most = most.max(peak);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        most
+    });
+    let ran = Ran::of(&child.wait_with_output().unwrap());
+    let time = began.elapsed();
+    (ran, watch.join().unwrap(), time)
+}
+
+#[test]
+fn hostile_servers_are_refused() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "sdbox"]);
+    let client = pair.client.dump();
+    let guid = client.boxes["INBOX"].guid.clone();
+    let uidvalidity = client.boxes["INBOX"].uidvalidity;
+    let header = dsync::wire::Headers::ours().encode();
+    let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
+    let tree = |rest: &str| said(&format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n{rest}"));
+    let lists = |rest: &str| tree(&format!("B{guid}\t{uidvalidity}\t9\t5\t1\t90\t0\n{rest}"));
+    // A name that a blown-up value is cut in pieces for would be a fault, too.
+    let long = "a".repeat(1 << 16);
+    let cases: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = vec![
+        ("no answer", Vec::new(), Vec::new(), "I/O has stalled, no activity for 2 seconds (version not received)"),
+        ("half an answer", header.clone(), Vec::new(), "I/O has stalled, no activity for 2 seconds"),
+        ("no tree", said(""), Vec::new(), "I/O has stalled, no activity for 2 seconds"),
+        ("no mailbox", tree(""), Vec::new(), "I/O has stalled, no activity for 2 seconds"),
+        ("a banner", b"Last login: never\n".to_vec(), Vec::new(), "Remote dsync doesn't use compatible protocol"),
+        ("another version", b"VERSION\tdsync\t4\t0\n".to_vec(), Vec::new(), "Remote dsync doesn't use compatible protocol"),
+        ("a wrong order", said(".\n.\n"), Vec::new(), "Received unexpected input . != mailbox_delete"),
+        ("a finish too soon", said("F\n"), Vec::new(), "Received unexpected input F != mailbox_tree_node"),
+        (
+            "a wrong GUID",
+            tree("B00112233445566778899aabbccddeeff\t1\t9\t3\t1\t5\t0\n"),
+            Vec::new(),
+            "mailbox: Invalid mailbox_guid",
+        ),
+        ("a huge number", tree(&format!("B{guid}\t99999999999\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
+        ("a request for nothing", lists(".\n.\nRdeadbeef\n"), Vec::new(), "Remote requested unexpected GUID deadbeef"),
+        ("a mail unasked", lists(".\n.\n.\nMdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n"), Vec::new(), "I/O has stalled"),
+        ("UIDs falling", lists(".\nCs\t2\tx\nCs\t1\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
+        ("an endless banner", Vec::new(), long.clone().into(), "Remote dsync doesn't use compatible protocol"),
+        ("an endless line", said("N"), long.clone().into(), "octets in one line"),
+        (
+            "an endless block of our kind",
+            [&with_own_kind(&header)[..], &[0; 5]].concat(),
+            [0xff; 1 << 12].into(),
+            "a block that cannot be",
+        ),
+    ];
+    for (what, octets, endless, wanted) in cases {
+        let (ran, memory, time) = serve(&pair, &["sync"], &octets, &endless);
+        assert!(ran.code == 75 && ran.stderr.contains(wanted), "{what}: {ran:?}");
+        assert!(memory < 64 << 10, "{what}: {memory} KiB");
+        assert!(time < Duration::from_secs(12), "{what}: {time:?}");
+        assert_eq!(client.boxes, pair.client.dump().boxes, "{what}");
+    }
+}
+
+/// A header block and a handshake that claim to be one of ours.
+fn with_own_kind(header: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8(header.to_vec()).unwrap();
+    let lines: Vec<String> = text
+        .lines()
+        .map(|l| if l.starts_with("Hhostname") { "Hhostname\tx_dsync_native".to_owned() } else { l.to_owned() })
+        .collect();
+    (lines.join("\n") + "\nHevil\t1\n").into_bytes()
+}
