@@ -401,3 +401,23 @@ fn failures_change_nothing() {
     ran.says(75, &["Unknown mail storage driver foo", "Error: read(remote) failed: EOF (version not received)"]);
     assert_eq!(before, (pair.client.files(), pair.server.files()));
 }
+
+/// One way from a Dovecot, which does not tell where its mails came from: what it has expunged goes here, too, if the mail was
+/// brought there from here; a mail of ours that it may never have had stays.
+#[test]
+fn expunges_of_a_dovecot_flow_one_way() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["mdbox", "sdbox"]);
+    for n in 10..13 {
+        pair.client.save("INBOX", &mail(n));
+    }
+    pair.client.doveadm(&["sync", &pair.server.location]);
+    pair.server.doveadm(&["expunge", "mailbox", "INBOX", "uid", "1,3"]);
+    pair.client.save("INBOX", &mail(20));
+    let ran = pair.run(Who::Ours, &words(&["sync", "-1", "-R"], &pair.server_words(Who::Doveadm)));
+    assert!(ran.code == 0 && ran.stderr.is_empty(), "{ran:?}");
+    let uids: Vec<u32> = pair.client.dump().boxes["INBOX"].mails.iter().map(|m| m.uid).collect();
+    assert_eq!(uids, [2, 4, 5, 6]);
+}

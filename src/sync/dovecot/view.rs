@@ -293,6 +293,18 @@ fn item_of(change: &Change, uid: Uid, hash: bool) -> Item {
 }
 
 impl Theirs {
+    /// A Dovecot does not tell which of its mails a sync has brought. But one that it has under the UID at which users brought it
+    /// here was brought by a sync, and with it or before it those that users had brought here earlier; under their own UIDs, or
+    /// it has them elsewhere. So an expunge that it tells of such a UID means our mail (sync.md 7.4).
+    pub fn infer_synced(&mut self, own: &Facts) {
+        let is_pair = |i: &&Item| i.guid.is_some() && self.known.facts.item(i.uid).is_some_and(|t| t.guid == i.guid);
+        let brought = |i: &&Item| own.is_native(i.uid) && is_pair(i);
+        let Some(last) = own.items.iter().rev().find(brought).map(|i| i.uid) else { return };
+        let gone = self.known.facts.expunged.iter().map(|e| e.uid);
+        let ours = gone.filter(|uid| *uid < last && own.is_native(*uid) && own.item(*uid).is_some());
+        self.known.facts.synced = crate::mail::union_of_uids(ours.map(|uid| (uid, uid)));
+    }
+
     /// Builds the other side's mails from its changes. What a stateful run does not tell, because it has not changed, is as
     /// it is here without what has changed here since.
     pub fn new(

@@ -178,7 +178,7 @@ impl Facts {
     }
 
     /// This UID was given to a mail here, not by a sync.
-    fn is_native(&self, uid: Uid) -> bool {
+    pub(in crate::sync) fn is_native(&self, uid: Uid) -> bool {
         contains(&self.native, uid)
     }
 

@@ -163,6 +163,10 @@ impl Exchange<'_> {
             return Ok(());
         }
         let known = self.own.known();
+        let mut theirs = theirs;
+        if matches!(self.s.options.mode, Mode::OneWay(_)) && self.own.hashes.is_none() {
+            theirs.infer_synced(&known.facts);
+        }
         let master = self.s.side == Side::Master;
         let (first, second) = if master { (&known, &theirs.known) } else { (&theirs.known, &known) };
         let outcome = match self.s.options.mode {
