@@ -297,9 +297,13 @@ impl Theirs {
     /// here was brought by a sync, and with it or before it those that users had brought here earlier; under their own UIDs, or
     /// it has them elsewhere. So an expunge that it tells of such a UID means our mail (sync.md 7.4).
     pub fn infer_synced(&mut self, own: &Facts) {
-        let is_pair = |i: &&Item| i.guid.is_some() && self.known.facts.item(i.uid).is_some_and(|t| t.guid == i.guid);
-        let brought = |i: &&Item| own.is_native(i.uid) && is_pair(i);
-        let Some(last) = own.items.iter().rev().find(brought).map(|i| i.uid) else { return };
+        // Users may have expunged it here since.
+        let gone = own.expunged.iter().map(|e| (e.uid, e.guid));
+        let had = own.items.iter().map(|i| (i.uid, i.guid)).chain(gone).filter(|(_, guid)| guid.is_some());
+        let is_pair = |(uid, guid): &(Uid, _)| self.known.facts.item(*uid).is_some_and(|t| t.guid == *guid);
+        let Some((last, _)) = had.filter(|(uid, _)| own.is_native(*uid)).filter(is_pair).max_by_key(|(uid, _)| *uid) else {
+            return;
+        };
         let gone = self.known.facts.expunged.iter().map(|e| e.uid);
         let ours = gone.filter(|uid| *uid < last && own.is_native(*uid) && own.item(*uid).is_some());
         self.known.facts.synced = crate::mail::union_of_uids(ours.map(|uid| (uid, uid)));
