@@ -48,15 +48,16 @@ impl Common {
         }
     }
 
-    /// An item that was to go comes to the other side again, as a new one. Says where it stands among those.
-    pub fn renew(&mut self, side: Side, item: usize) -> usize {
-        let new = match side {
-            Side::Master => &mut self.new_master,
-            Side::Slave => &mut self.new_slave,
+    /// An item that was to go comes to the other side again, as a new one. Says where it stands among those; none if it did not go.
+    pub fn renew(&mut self, side: Side, item: usize) -> Option<usize> {
+        let (new, gone) = match side {
+            Side::Master => (&mut self.new_master, &mut self.gone_master),
+            Side::Slave => (&mut self.new_slave, &mut self.gone_slave),
         };
+        gone.remove(gone.binary_search(&item).ok()?);
         let at = new.partition_point(|&n| n < item);
         new.insert(at, item);
-        at
+        Some(at)
     }
 }
 

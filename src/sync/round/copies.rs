@@ -80,7 +80,9 @@ impl Copies<'_> {
         for (at, side, n) in self.last.ledger.spare(&mailboxes, &last, self.source()) {
             let farewell = &going[at][side as usize][n];
             let (i, Ok(asked)) = &mut jobs[open[at]] else { continue };
-            if let Ok(round) = &rounds[*i] {
+            if let Ok(round) = &rounds[*i]
+                && self.side == Side::Master
+            {
                 tracing::info!("Mailbox {}: UID {} stays: it is the last copy", round.name, farewell.uid);
             }
             let renew = self.source().is_none_or(|source| source == side);
@@ -119,11 +121,10 @@ impl Asked {
         let Common { found: Found::New(found), own: of_own, peer, guids } = &mut self.common else { return };
         let (facts, guids) = if side == own { (&*of_own, guids) } else { (&*peer, &mut self.theirs) };
         let Ok(item) = facts.items.binary_search_by_key(&mail.uid, |i| i.uid) else { return };
-        if renew {
-            let at = found.renew(side, item);
-            guids.insert(at.min(guids.len()), Some(mail.guid.clone()));
-        } else {
+        if !renew && found.of(side).1.contains(&item) {
             found.kept.push(item);
+        } else if renew && let Some(at) = found.renew(side, item) {
+            guids.insert(at.min(guids.len()), Some(mail.guid.clone()));
         }
     }
 }

@@ -144,7 +144,7 @@ fn precious(pair: &Pair, old: &BTreeSet<Vec<u8>>) -> BTreeSet<Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn two_way_keeps_the_last_copy(
