@@ -152,7 +152,7 @@ fn first_side(caller: &Caller<'_>, mut request: Request, name: &str) -> Result<F
         // Dovecot gives up at once where no namespace is left, and goes on to the next user after an unknown prefix.
         if request.options.namespaces == Selection::Default { Failure::fatal(e.to_string()) } else { unusable(&e) }
     })?;
-    tracing::info!("Namespaces: {}", check::prefixes(&selected, &account));
+    check::tell_namespaces(&selected, &account);
     request.options.namespaces = selected;
     Ok(FirstSide { request, user, account, second })
 }

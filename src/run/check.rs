@@ -115,9 +115,15 @@ pub fn namespaces(wanted: &Selection, account: &Account) -> Result<Selection, Un
     }
 }
 
-/// The prefixes of the namespaces that take part, for a message.
-#[must_use]
-pub fn prefixes(selection: &Selection, account: &Account) -> String {
+/// For `-v`: which namespaces take part, where there is more than one.
+pub fn tell_namespaces(selection: &Selection, account: &Account) {
+    if account.namespaces.len() > 1 {
+        tracing::info!("Namespaces: {}", prefixes(selection, account));
+    }
+}
+
+/// The prefixes of the namespaces that take part.
+fn prefixes(selection: &Selection, account: &Account) -> String {
     let part = |ns: &&NamespaceSettings| match selection {
         Selection::Default => account.goes_by_default(ns),
         Selection::All => ns.alias_for.is_none() && (!ns.hidden || ns.list != Some(false)),

@@ -30,7 +30,7 @@ impl Place for Own<'_> {
         let selected = check::namespaces(&options.namespaces, self.account);
         options.namespaces = selected.map_err(|e| mail::Error::new(e.class(), e))?;
         if self.side == Side::Slave {
-            tracing::info!("Namespaces: {}", check::prefixes(&options.namespaces, self.account));
+            check::tell_namespaces(&options.namespaces, self.account);
         }
         // Only what will be filled may be missing: a source that is not there is a mistake, never an empty one.
         let open_for = if options.mode.is_source(self.side) { OpenFor::Source } else { OpenFor::Destination };
