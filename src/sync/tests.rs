@@ -306,7 +306,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         }
         return report;
     }
-    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: Vec::new(), name: &name, report })];
+    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: None, name: &name, report })];
     round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default()).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);

@@ -115,7 +115,7 @@ fn attempt(files: &Files) -> Result<Loaded> {
         (Opened::Unusable(what), Some(_)) => return Err(Damage::new(DamageClass::LogLost, &log, 0, what).into()),
         (Opened::Unusable(what), None) => return Err(Damage::new(DamageClass::NoStart, &log, 0, what).into()),
     };
-    let snapshot = snapshot.map(|bytes| State::from_snapshot(&files.snapshot(), &bytes)).transpose()?;
+    let snapshot = snapshot.map(|bytes| State::from_snapshot(&files.snapshot(), bytes)).transpose()?;
     if let Some(state) = &snapshot
         && state.indexid() != head.header.indexid
     {

@@ -1,10 +1,11 @@
 //! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
 
 use super::record::{GUID, MDBOX, MailRecord};
-use std::cell::Cell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::index::{ExtId, Position, State};
-use crate::mail::{Guid128, Identity, Mail, Status, Uid};
+use crate::mail::{Guid128, Identity, Mail, MailList, Status, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// What is wrong with a mailbox index that is readable as such.
@@ -62,6 +63,7 @@ pub(super) fn reference(state: &State, row: usize) -> Reference {
 }
 
 /// Where references are in an index.
+#[derive(Debug)]
 struct Columns {
     records: Option<ExtId>,
     guids: Option<ExtId>,
@@ -74,23 +76,26 @@ impl Columns {
 
     fn reference(&self, state: &State, row: usize) -> Reference {
         let record = self.records.and_then(|ext| MailRecord::parse(state.ext_record(ext, row)));
+        Reference { record, guid: self.guid(state, row) }
+    }
+
+    fn guid(&self, state: &State, row: usize) -> Guid128 {
         let guid = self.guids.and_then(|ext| state.ext_record(ext, row).first_chunk::<16>().copied());
-        Reference { record, guid: Guid128(guid.unwrap_or_default()) }
+        Guid128(guid.unwrap_or_default())
     }
 }
 
-/// A view: it stays as it is while others change the mailbox.
+/// A view: it stays as it is while others change the mailbox. It shares the index's rows and makes nothing for all mails.
 #[derive(Debug)]
 pub(super) struct View {
-    pub mails: Vec<Mail>,
-    /// One for each of `mails`.
-    pub references: Vec<Reference>,
+    state: State,
+    columns: Columns,
     pub status: Status,
     pub pop3: Pop3,
-    /// Up to where the log is in it.
-    pub end: Position,
-    /// Whoever asks for mails one after the other asks for this one next.
-    next: Cell<usize>,
+    // For those who want them all as a slice.
+    mails: OnceLock<Vec<Mail>>,
+    // Whoever asks for mails one after the other asks for this one next.
+    next: AtomicUsize,
 }
 
 impl View {
@@ -98,20 +103,53 @@ impl View {
     pub fn of(state: &State) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let columns = Columns::of(state);
-        let references = (0..state.len()).map(|row| columns.reference(state, row)).collect();
-        let (mails, status) = (state.mails(), state.status(identity));
-        Ok(Self { mails, references, status, pop3: pop3(state, &header), end: state.position(), next: Cell::new(0) })
+        Ok(Self {
+            columns: Columns::of(state),
+            status: state.status(identity),
+            pop3: pop3(state, &header),
+            state: state.clone(),
+            mails: OnceLock::new(),
+            next: AtomicUsize::new(0),
+        })
     }
 
-    /// The position of a mail.
-    pub fn position(&self, uid: Uid) -> Option<usize> {
-        let next = self.next.get();
-        let at = match self.mails.get(next) {
-            Some(mail) if mail.uid == uid => next,
-            _ => self.mails.binary_search_by_key(&uid, |m| m.uid).ok()?,
-        };
-        self.next.set(at + 1);
+    /// All mails.
+    pub fn mails(&self) -> &[Mail] {
+        self.mails.get_or_init(|| self.state.mails())
+    }
+
+    /// Up to where the log is in it.
+    pub const fn end(&self) -> Position {
+        self.state.position()
+    }
+
+    /// What the index says of the mail at a position.
+    pub fn reference(&self, at: usize) -> Reference {
+        self.columns.reference(&self.state, at)
+    }
+}
+
+impl MailList for View {
+    fn len(&self) -> usize {
+        self.state.len()
+    }
+
+    fn uid(&self, at: usize) -> Uid {
+        self.state.uid(at)
+    }
+
+    fn mail(&self, at: usize) -> Mail {
+        self.state.mail(at)
+    }
+
+    fn guid(&self, at: usize) -> Option<Guid128> {
+        Some(self.columns.guid(&self.state, at)).filter(|guid| !guid.is_zero())
+    }
+
+    fn position(&self, uid: Uid) -> Option<usize> {
+        let next = self.next.load(Ordering::Relaxed);
+        let at = if next < self.len() && self.uid(next) == uid { next } else { self.state.row(uid)? };
+        self.next.store(at + 1, Ordering::Relaxed);
         Some(at)
     }
 }

@@ -145,8 +145,7 @@ fn requested(state: &State) -> Vec<Uid> {
     let mut uids = Vec::new();
     for pending in state.pending() {
         if let Request::Expunge { uids: (first, last), .. } = pending.request {
-            let from = state.uids().partition_point(|&u| u < first);
-            uids.extend(state.uids()[from..].iter().take_while(|&&u| u <= last).filter_map(|&u| Uid::new(u)));
+            uids.extend(state.rows_between(first, last).map(|row| state.uid(row)));
         }
     }
     uids.sort_unstable();

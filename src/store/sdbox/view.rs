@@ -1,5 +1,7 @@
 //! The mails of a mailbox as its index has them at one moment, and what was learned of them from their files.
 
+use std::sync::Arc;
+
 use crate::index::{Position, State};
 use crate::mail::{Facts, Identity, Mail, MailGuid, Status, Timestamp, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
@@ -53,7 +55,7 @@ pub(super) struct Slot {
 /// A view: it stays as it is while others change the mailbox.
 #[derive(Debug)]
 pub(super) struct View {
-    pub mails: Vec<Mail>,
+    pub mails: Arc<Vec<Mail>>,
     pub status: Status,
     /// Where in the log it was taken.
     pub end: Position,
@@ -67,14 +69,14 @@ impl View {
     pub fn of(state: &State, old: Option<Self>) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let mails = state.mails();
+        let mails = Arc::new(state.mails());
         let pop3 = pop3(state, &header);
         let mut slots = vec![Slot::default(); mails.len()];
         if let Some(old) =
             old.filter(|old| old.status.identity == Identity { uid_next: old.status.identity.uid_next, ..identity })
             && old.pop3 == pop3
         {
-            let mut rest = slots.iter_mut().zip(&mails).peekable();
+            let mut rest = slots.iter_mut().zip(&*mails).peekable();
             for (mail, known) in old.mails.iter().zip(old.slots) {
                 while rest.next_if(|(_, m)| m.uid < mail.uid).is_some() {}
                 if let Some((slot, _)) = rest.next_if(|(_, m)| m.uid == mail.uid) {
@@ -86,8 +88,8 @@ impl View {
     }
 
     /// A view of nothing, of the same mailbox.
-    pub const fn empty_of(other: &Self) -> Self {
-        Self { mails: Vec::new(), status: other.status, end: other.end, pop3: other.pop3, slots: Vec::new() }
+    pub fn empty_of(other: &Self) -> Self {
+        Self { mails: Arc::default(), status: other.status, end: other.end, pop3: other.pop3, slots: Vec::new() }
     }
 
     /// The row of a mail.
