@@ -130,25 +130,21 @@ impl Disk {
         disk
     }
 
-    fn step(&mut self, call: &str, dir: &str) {
+    fn step<'c>(&mut self, call: &'c str, dir: &str) {
         let Some((name, rest)) = call.split_once('(') else { return };
         if rest.contains(" = -1 ") {
             return;
         }
-        // `fd<path>`, or quoted paths.
-        let opened = rest.split_once('<').and_then(|r| r.1.split_once('>')).map(|r| r.0).unwrap_or_default();
-        let named: Vec<&str> = rest.split('"').skip(1).step_by(2).filter(|p| p.starts_with(dir)).collect();
-        match name {
-            "fsync" | "fdatasync" if opened.starts_with(dir) => self.flush(opened),
-            "rename" | "renameat" | "renameat2" | "link" | "linkat" if named.len() == 2 => self.rename(named[0], named[1]),
-            "copy_file_range" => {
-                let to = rest.split('<').nth(2).and_then(|r| r.split_once('>')).map(|r| r.0).unwrap_or_default();
-                if to.starts_with(dir) {
-                    self.write(to);
-                }
-            }
-            "write" | "writev" | "pwrite64" | "pwritev" | "ftruncate" | "sendfile" if opened.starts_with(dir) => {
-                self.write(opened);
+        // `fd<path>`, or quoted paths; here as seen from the destination.
+        let below = |path: &'c str| path.strip_prefix(dir);
+        let opened = |nth: usize| below(rest.split('<').nth(nth)?.split_once('>')?.0);
+        let named: Vec<&str> = rest.split('"').skip(1).step_by(2).filter_map(below).collect();
+        match (name, &named[..]) {
+            ("fsync" | "fdatasync", _) => opened(1).into_iter().for_each(|path| self.flush(path)),
+            ("rename" | "renameat" | "renameat2" | "link" | "linkat", [from, to]) => self.rename(from, to),
+            ("copy_file_range", _) => opened(2).into_iter().for_each(|path| self.write(path)),
+            ("write" | "writev" | "pwrite64" | "pwritev" | "ftruncate" | "sendfile", _) => {
+                opened(1).into_iter().for_each(|path| self.write(path));
             }
             _ => {}
         }
