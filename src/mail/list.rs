@@ -20,10 +20,18 @@ pub trait MailList: Send + Sync + fmt::Debug {
     /// The mail at a position.
     fn mail(&self, at: usize) -> Mail;
 
+    /// All of them. They are made for this, and kept: for those who need each of them more than once.
+    fn all(&self) -> &[Mail];
+
     /// The GUID of the mail at a position, if the index has it.
     fn guid(&self, at: usize) -> Option<Guid128> {
         let _ = at;
         None
+    }
+
+    /// [`MailList::guid`] tells that of all mails.
+    fn has_guids(&self) -> bool {
+        (0..self.len()).all(|at| self.guid(at).is_some())
     }
 
     /// There is no mail.
@@ -62,5 +70,9 @@ impl MailList for Vec<Mail> {
 
     fn mail(&self, at: usize) -> Mail {
         self[at].clone()
+    }
+
+    fn all(&self) -> &[Mail] {
+        self
     }
 }

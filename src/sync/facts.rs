@@ -55,7 +55,7 @@ impl Guids {
 pub fn guids(mailbox: &mut dyn Mailbox) -> Guids {
     let mails = mailbox.list();
     let mut out = Guids { read: None, bad: Vec::new(), mails: Arc::clone(&mails) };
-    if (0..mails.len()).all(|at| mails.guid(at).is_some()) {
+    if mails.has_guids() {
         return out;
     }
     let mut read = Vec::with_capacity(mails.len());

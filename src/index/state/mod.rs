@@ -340,6 +340,13 @@ impl State {
         self.extensions.get(ext.0).map_or(&[], |e| e.column.get(&self.table.stored, row))
     }
 
+    /// All mails have data of an extension that is not just zeros.
+    #[must_use]
+    pub fn has_records(&self, ext: ExtId) -> bool {
+        let Some(column) = self.extensions.get(ext.0).map(|e| &e.column) else { return self.is_empty() };
+        (0..self.len()).all(|row| column.get(&self.table.stored, row).iter().any(|&b| b != 0))
+    }
+
     /// The first four bytes of the data of an extension for a mail, as a number.
     #[must_use]
     pub fn ext_u32(&self, ext: ExtId, row: usize) -> u32 {

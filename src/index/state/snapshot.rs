@@ -25,6 +25,13 @@ impl Layout {
     }
 }
 
+/// What a record has of an extension.
+enum Part<'s> {
+    Keywords,
+    Modseqs,
+    Of(&'s Column),
+}
+
 /// What stands in front of the records.
 struct Front {
     state: State,
@@ -226,19 +233,29 @@ impl State {
         let layout = self.layout();
         let area = self.extension_area(&layout);
         let base_size = base.bytes().len().next_multiple_of(8);
-        let flagged = |bit: Flags| (0..self.len()).filter(|&row| self.table.flags(row) & bit.bits() != 0).count();
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let first = |wanted: &dyn Fn(u8) -> bool| {
-            let row = (0..self.len()).find(|&row| wanted(self.table.flags(row)));
-            row.map_or(self.field(Field::NEXT_UID), |r| self.table.uid(r))
-        };
+        let (mut seen, mut deleted) = (0, 0);
+        let (mut first_unseen, mut first_deleted) = (None, None);
+        for row in 0..self.len() {
+            let flags = Flags::from_bits(self.table.flags(row));
+            if flags.contains(Flags::SEEN) {
+                seen += 1;
+            } else {
+                first_unseen = first_unseen.or(Some(row));
+            }
+            if flags.contains(Flags::DELETED) {
+                deleted += 1;
+                first_deleted = first_deleted.or(Some(row));
+            }
+        }
+        let uid_of = |row: Option<usize>| row.map_or(self.field(Field::NEXT_UID), |row| self.table.uid(row));
         base.write(4, &number(base_size + area.len()).to_le_bytes());
         base.write(8, &number(layout.record_size).to_le_bytes());
         base.set(Field::MESSAGES, number(self.len()));
-        base.set(Field::SEEN, number(flagged(Flags::SEEN)));
-        base.set(Field::DELETED, number(flagged(Flags::DELETED)));
-        base.set(Field::FIRST_UNSEEN_LOWWATER, first(&|f| f & Flags::SEEN.bits() == 0));
-        base.set(Field::FIRST_DELETED_LOWWATER, first(&|f| f & Flags::DELETED.bits() != 0));
+        base.set(Field::SEEN, number(seen));
+        base.set(Field::DELETED, number(deleted));
+        base.set(Field::FIRST_UNSEEN_LOWWATER, uid_of(first_unseen));
+        base.set(Field::FIRST_DELETED_LOWWATER, uid_of(first_deleted));
         base.set(Field::LOG_SEQ, self.position.seq);
         base.set(Field::LOG_HEAD, self.position.offset);
         base.set(Field::LOG_TAIL, self.tail);
@@ -252,6 +269,17 @@ impl State {
 
     /// Adds the records of these rows.
     pub(in crate::index) fn snapshot_rows(&self, rows: Range<usize>, layout: &Layout, out: &mut Vec<u8>) {
+        let parts = self.extensions.iter().zip(&layout.offsets).filter(|(ext, _)| ext.record_size > 0);
+        let parts: Vec<_> = parts
+            .map(|(ext, &at)| {
+                let part = match &*ext.name {
+                    "keywords" => Part::Keywords,
+                    "modseq" if ext.record_size == 8 => Part::Modseqs,
+                    _ => Part::Of(&ext.column),
+                };
+                (part, at..at + usize::from(ext.record_size))
+            })
+            .collect();
         out.reserve(rows.len() * layout.record_size);
         for row in rows {
             let start = out.len();
@@ -259,20 +287,18 @@ impl State {
             let record = &mut out[start..];
             record[..4].copy_from_slice(&self.table.uid(row).to_le_bytes());
             record[4] = self.table.flags(row);
-            for (ext, &offset) in self.extensions.iter().zip(&layout.offsets) {
-                let place = &mut record[offset..offset + usize::from(ext.record_size)];
-                match &*ext.name {
-                    "keywords" => {
+            for (part, at) in &parts {
+                let place = &mut record[at.clone()];
+                match part {
+                    Part::Keywords => {
                         for k in self.keywords.content(self.table.set(row)) {
                             if let Some(bits) = place.get_mut(*k as usize / 8) {
                                 *bits |= 1 << (k % 8);
                             }
                         }
                     }
-                    "modseq" if place.len() == 8 => {
-                        place.copy_from_slice(&self.table.modseq(row).to_le_bytes());
-                    }
-                    _ => place.copy_from_slice(ext.column.get(&self.table.stored, row)),
+                    Part::Modseqs => place.copy_from_slice(&self.table.modseq(row).to_le_bytes()),
+                    Part::Of(column) => place.copy_from_slice(column.get(&self.table.stored, row)),
                 }
             }
         }

@@ -3,6 +3,7 @@
 mod changes;
 mod edits;
 mod held;
+mod mails;
 mod save;
 
 use crate::mail::{Identity, Mail, ModSeq, Status, Uid};
@@ -11,6 +12,7 @@ use super::state::{Request, State};
 
 pub use changes::Scan;
 pub use edits::{EditPlan, plan_edits, raise};
+pub use mails::Mails;
 pub use save::{assign_uids, given_since};
 
 impl State {

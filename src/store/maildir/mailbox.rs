@@ -9,7 +9,7 @@ use super::core::Core;
 use super::name;
 use super::stage::{self, Rules, Stage, Text};
 use super::uidlist::Stamp;
-use crate::index::{Position, Scan, Version};
+use crate::index::{Mails, Position, Scan, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid,
     MailList, Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Timestamp, Uid,
@@ -31,7 +31,7 @@ pub(super) struct MaildirMailbox {
     opened: Option<(Uid, Metadata)>,
     // Cached saved dates of the view's mails, 0 = none; read when the first one is wanted.
     saved: Option<Vec<u32>>,
-    mails: Arc<Vec<Mail>>,
+    mails: Arc<dyn MailList>,
     status: Status,
     views: u64,
     // What the view is a view of.
@@ -57,7 +57,7 @@ impl MaildirMailbox {
             linked: Vec::new(),
             saved: None,
             opened: None,
-            mails: Arc::default(),
+            mails: Arc::new(Vec::new()),
             status: Status {
                 identity: empty,
                 messages: 0,
@@ -93,7 +93,7 @@ impl MaildirMailbox {
         let state = index.state();
         let now = (index.version(), self.core.uidlist.known_stamp());
         if self.taken.is_none_or(|taken| taken.0 != now.0) {
-            self.mails = Arc::new(state.mails());
+            self.mails = Arc::new(Mails::of(state));
         }
         let before = self.taken.replace(now);
         if now.1.is_none() || before != Some(now) {
@@ -114,14 +114,14 @@ impl MaildirMailbox {
             let dates = match &self.core.index {
                 Some(index) => {
                     let by_row = index.cached_save_dates()?;
-                    let date = |mail: &Mail| index.state().row(mail.uid).map_or(0, |row| by_row[row]);
-                    self.mails.iter().map(date).collect()
+                    let date = |at| index.state().row(self.mails.uid(at)).map_or(0, |row| by_row[row]);
+                    (0..self.mails.len()).map(date).collect()
                 }
                 None => vec![0; self.mails.len()],
             };
             self.saved = Some(dates);
         }
-        let row = self.mails.binary_search_by_key(&uid, |m| m.uid).ok();
+        let row = self.mails.position(uid);
         let date = row.and_then(|row| self.saved.as_ref()?.get(row).copied());
         Ok(date.filter(|d| *d > 0).map(Timestamp))
     }
@@ -199,7 +199,7 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        &self.mails
+        self.mails.all()
     }
 
     fn list(&self) -> Arc<dyn MailList> {

@@ -204,7 +204,7 @@ impl Mailbox for MdboxMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        self.view.mails()
+        self.view.all()
     }
 
     fn list(&self) -> Arc<dyn MailList> {

@@ -1,10 +1,9 @@
 //! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
 
 use super::record::{GUID, MDBOX, MailRecord};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::index::{ExtId, Position, State};
+use crate::index::{ExtId, Mails, Position, State};
 use crate::mail::{Guid128, Identity, Mail, MailList, Status, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
@@ -88,12 +87,10 @@ impl Columns {
 /// A view: it stays as it is while others change the mailbox. It shares the index's rows and makes nothing for all mails.
 #[derive(Debug)]
 pub(super) struct View {
-    state: State,
+    mails: Mails,
     columns: Columns,
     pub status: Status,
     pub pop3: Pop3,
-    // For those who want them all as a slice.
-    mails: OnceLock<Vec<Mail>>,
     // Whoever asks for mails one after the other asks for this one next.
     next: AtomicUsize,
 }
@@ -107,48 +104,53 @@ impl View {
             columns: Columns::of(state),
             status: state.status(identity),
             pop3: pop3(state, &header),
-            state: state.clone(),
-            mails: OnceLock::new(),
+            mails: Mails::of(state),
             next: AtomicUsize::new(0),
         })
     }
 
-    /// All mails.
-    pub fn mails(&self) -> &[Mail] {
-        self.mails.get_or_init(|| self.state.mails())
-    }
-
     /// Up to where the log is in it.
     pub const fn end(&self) -> Position {
-        self.state.position()
+        self.mails.state().position()
     }
 
     /// What the index says of the mail at a position.
     pub fn reference(&self, at: usize) -> Reference {
-        self.columns.reference(&self.state, at)
+        self.columns.reference(self.mails.state(), at)
     }
 }
 
 impl MailList for View {
     fn len(&self) -> usize {
-        self.state.len()
+        self.mails.len()
     }
 
     fn uid(&self, at: usize) -> Uid {
-        self.state.uid(at)
+        self.mails.uid(at)
     }
 
     fn mail(&self, at: usize) -> Mail {
-        self.state.mail(at)
+        self.mails.mail(at)
+    }
+
+    fn all(&self) -> &[Mail] {
+        self.mails.all()
     }
 
     fn guid(&self, at: usize) -> Option<Guid128> {
-        Some(self.columns.guid(&self.state, at)).filter(|guid| !guid.is_zero())
+        Some(self.columns.guid(self.mails.state(), at)).filter(|guid| !guid.is_zero())
+    }
+
+    fn has_guids(&self) -> bool {
+        match self.columns.guids {
+            Some(ext) if self.mails.state().ext_record_size(ext) == 16 => self.mails.state().has_records(ext),
+            _ => self.is_empty(),
+        }
     }
 
     fn position(&self, uid: Uid) -> Option<usize> {
         let next = self.next.load(Ordering::Relaxed);
-        let at = if next < self.len() && self.uid(next) == uid { next } else { self.state.row(uid)? };
+        let at = if next < self.len() && self.uid(next) == uid { next } else { self.mails.position(uid)? };
         self.next.store(at + 1, Ordering::Relaxed);
         Some(at)
     }

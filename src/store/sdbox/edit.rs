@@ -185,7 +185,7 @@ pub(super) fn set_identity(mailbox: &mut SdboxMailbox, guid: MailboxGuid, uidval
     let old = mailbox.identity();
     let mut moved = Vec::new();
     if old.guid != guid && mailbox.settings.attachment_dir.is_some() {
-        let uids: Vec<_> = mailbox.view.mails.iter().map(|m| m.uid).collect();
+        let uids: Vec<_> = mailbox.view.uids().collect();
         for victim in victims(mailbox, uids.into_iter())? {
             let Some((attachments, parts)) = victim.external else { continue };
             attachments.link(&parts, mailbox.owner(victim.uid), Owner { mailbox: guid, uid: victim.uid })?;

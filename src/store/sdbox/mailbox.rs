@@ -217,7 +217,7 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        &self.view.mails
+        self.view.mails.all()
     }
 
     fn list(&self) -> Arc<dyn MailList> {
