@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use super::last_copy::Farewell;
 use super::merge::{Facts, NewGuids};
 use crate::mail::{
     self, Attribute, AttributeChange, Body, Capabilities, Class, Guid128, MailGuid, MailboxGuid, Status, Tree, Uid,
@@ -25,8 +26,12 @@ pub enum Message {
     /// What the sender knows of the mailbox's mails.
     Facts(Arc<Facts>),
     /// The full GUIDs of the sender's mails that are not common, and mails of the other side whose texts the sender has elsewhere:
-    /// they need not travel.
-    Guids(NewGuids, Vec<Guid128>),
+    /// they need not travel. And mails that the sender is to lose, where both sides have some.
+    Guids(NewGuids, Vec<Guid128>, Vec<Farewell>),
+    /// The UIDs of the sender's mails in the next mailbox.
+    Uids(Vec<(Uid, Uid)>),
+    /// Of which mails that both sides would lose the sender has another copy.
+    Elsewhere(Vec<bool>),
     /// A mail, in the order in which the receiver needs them.
     Mail(Box<MailText>),
     /// The next mail, whose text the receiver has said to have.
@@ -224,6 +229,8 @@ impl Message {
             Self::Attributes(_) => "attributes",
             Self::Facts(_) => "a mailbox's mails",
             Self::Guids(..) => "GUIDs",
+            Self::Uids(_) => "UIDs",
+            Self::Elsewhere(_) => "copies",
             Self::Mail(_) | Self::Known(_) => "a mail",
             Self::Gone(_) => "a missing mail",
             Self::Credit(_) => "credit",

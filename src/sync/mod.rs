@@ -10,6 +10,7 @@ mod carry;
 pub mod dovecot;
 mod facts;
 mod flow;
+mod last_copy;
 pub mod merge;
 mod message;
 #[cfg(any(test, fuzzing))]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::at_hand::AtHand;
 use super::flow::Flow;
+use super::last_copy::LastCopy;
 use super::message::{Failure, Finish, Link, LinkError, Message};
 use super::report::Report;
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
@@ -34,6 +35,7 @@ pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn 
         report: Report::default(),
         saved: State::default(),
         at_hand: AtHand::default(),
+        last_copy: LastCopy::default(),
     };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
@@ -49,6 +51,7 @@ struct Brain<'a> {
     report: Report,
     saved: State,
     at_hand: AtHand,
+    last_copy: LastCopy,
 }
 
 impl Brain<'_> {
@@ -113,8 +116,12 @@ impl Brain<'_> {
         }
         let waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
-        for portion in work::portions(waiting, self.flow.is_near()) {
-            self.work(portion, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
+        let portions = work::portions(waiting, self.flow.is_near());
+        if portions.len() > 1 {
+            self.foresee(&portions)?;
+        }
+        for portion in portions {
+            self.work(portion, mailboxes, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
         }
         self.finish()
     }

@@ -2,8 +2,10 @@
 //! side before it has looked at all of them.
 
 use super::{Brain, End, unexpected};
-use crate::mail::{self, Class, Floors, Mailbox};
+use crate::mail::{self, Class, Floors, Mailbox, Uid};
+use crate::sync::Mode;
 use crate::sync::attributes;
+use crate::sync::last_copy::{self, Present};
 use crate::sync::message::{Failure, Message, Offer};
 use crate::sync::round::{Look, offer};
 use crate::sync::tree::Paired;
@@ -17,6 +19,7 @@ const KEPT_MAILS: u32 = 50_000;
 pub(super) struct Seen {
     offer: mail::Result<Offer>,
     open: Option<Open>,
+    uids: Vec<(Uid, Uid)>,
 }
 
 /// A mailbox as it was looked at.
@@ -34,6 +37,14 @@ pub(super) struct Waiting<'p> {
     pub attributes: bool,
     /// Mails on both sides together.
     pub mails: u32,
+    /// What is there, where a side might have mails to lose.
+    pub present: Option<Both>,
+}
+
+/// The mails of both sides; the other's UIDs are yet to be heard.
+pub(super) struct Both {
+    pub own: Present,
+    pub peer: Present,
 }
 
 impl Brain<'_> {
@@ -52,9 +63,10 @@ impl Brain<'_> {
                         kept += 1;
                         mails = more;
                     }
-                    (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), open: keeps.then_some(open) })
+                    let uids = last_copy::uids(&*open.mailbox);
+                    (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), open: keeps.then_some(open), uids })
                 }
-                Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), open: None }),
+                Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), open: None, uids: Vec::new() }),
             };
             self.flow.send(Message::Offer(said))?;
             seen.push(found);
@@ -82,7 +94,7 @@ impl Brain<'_> {
     /// Hears what the other side has. Gives the mailboxes that need work.
     pub(super) fn compare<'p>(&mut self, pairs: &'p [Paired], seen: Vec<Seen>) -> Result<Vec<Waiting<'p>>, End> {
         let mut waiting = Vec::new();
-        for (pair, Seen { offer, open }) in pairs.iter().zip(seen) {
+        for (pair, Seen { offer, open, uids }) in pairs.iter().zip(seen) {
             let theirs = match self.flow.recv()? {
                 Message::Offer(offer) => offer,
                 other => return Err(unexpected(&other, "a mailbox")),
@@ -100,7 +112,8 @@ impl Brain<'_> {
             let attributes = mine.attributes.zip(theirs.attributes).is_some_and(|(a, b)| a != b);
             if attributes || !start.nothing_to_do(&mine, &theirs) {
                 let mails = mine.status.messages.saturating_add(theirs.status.messages);
-                waiting.push(Waiting { pair, open, attributes, mails });
+                let present = self.common_uids(uids, &mine, &theirs);
+                waiting.push(Waiting { pair, open, attributes, mails, present });
                 continue;
             }
             let state = start.state_of(&mine, &theirs);
@@ -112,6 +125,15 @@ impl Brain<'_> {
             self.report.state.0.insert(pair.guid, state);
         }
         Ok(waiting)
+    }
+
+    /// None where neither side can have lost a mail that the other had. Both sides come to the same answer.
+    fn common_uids(&self, uids: Vec<(Uid, Uid)>, mine: &Offer, theirs: &Offer) -> Option<Both> {
+        let [own, peer] = [mine, theirs].map(|offer| offer.status.identity);
+        let new = own.uid_next == Uid::FIRST || peer.uid_next == Uid::FIRST || own.uidvalidity != peer.uidvalidity;
+        let present = |i: mail::Identity, uids| Present { uidvalidity: i.uidvalidity, uid_next: i.uid_next, uids };
+        let backup = matches!(self.options.mode, Mode::Backup(_));
+        (!new && !backup).then(|| Both { own: present(own, uids), peer: present(peer, Vec::new()) })
     }
 
     /// Brings the counters of equal mailboxes to the same height. Raising them needs no lock: it is true whatever happens.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Context, Facts, Item, Missing, renumbered};
 use crate::mail::{Guid128, Uid};
+use crate::sync::tree::Side;
 
 /// The common past of two mailboxes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,12 @@ pub struct Common {
     pub new_master: Vec<usize>,
     /// The slave's.
     pub new_slave: Vec<usize>,
+    /// The master's items that go, because the slave has them no more.
+    pub gone_master: Vec<usize>,
+    /// The slave's.
+    pub gone_slave: Vec<usize>,
+    /// Of `sync -1`: items of the destination that were to go and stay as they are.
+    pub kept: Vec<usize>,
     /// Partial facts do not suffice to be sure of this.
     pub doubtful: bool,
 }
@@ -31,6 +38,37 @@ impl Common {
         both.retain(|g| theirs.contains(g));
         both
     }
+
+    /// The items of one side that are not common: those that stay, and those that go.
+    #[must_use]
+    pub fn of(&self, side: Side) -> (&[usize], &[usize]) {
+        match side {
+            Side::Master => (&self.new_master, &self.gone_master),
+            Side::Slave => (&self.new_slave, &self.gone_slave),
+        }
+    }
+
+    /// An item that was to go comes to the other side again, as a new one. Says where it stands among those; none if it did not go.
+    pub fn renew(&mut self, side: Side, item: usize) -> Option<usize> {
+        let (new, gone) = match side {
+            Side::Master => (&mut self.new_master, &mut self.gone_master),
+            Side::Slave => (&mut self.new_slave, &mut self.gone_slave),
+        };
+        gone.remove(gone.binary_search(&item).ok()?);
+        let at = new.partition_point(|&n| n < item);
+        new.insert(at, item);
+        Some(at)
+    }
+}
+
+/// The items that are neither common nor new; both lists ascend.
+fn rest(items: usize, common: impl ExactSizeIterator<Item = usize>, new: &[usize]) -> Vec<usize> {
+    if common.len() + new.len() == items {
+        return Vec::new();
+    }
+    let mut stays = vec![false; items];
+    common.chain(new.iter().copied()).for_each(|n| stays[n] = true);
+    (0..items).filter(|&n| !stays[n]).collect()
 }
 
 /// What one side knows about a UID.
@@ -176,10 +214,12 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                 Missing::IfProved => {
                     let guid = here.item(uid).and_then(|i| i.guid);
                     // Under another UID it is the same mail, which got a new one; but not if that one has its partner, nor if the
-                    // log tells that a user expunged it: then that one is a copy.
+                    // log tells that a user expunged it: then that one is a copy. A log that names no mail means the one that a
+                    // sync had brought under this UID.
                     let elsewhere = || {
                         let known = if which.is_master() { &slave_guids } else { &master_guids };
-                        let by_user = record == Record::Named && !there.renumbered.iter().any(|r| r.from == uid);
+                        let named = record == Record::Named || recorded && there.is_synced(uid);
+                        let by_user = named && !there.renumbered.iter().any(|r| r.from == uid);
                         !by_user
                             && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
                     };
@@ -201,6 +241,8 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
     renumbered::drop_expunged(master, slave, &mut out.new_master);
     renumbered::drop_expunged(slave, master, &mut out.new_slave);
     out.doubtful |= instances.get().is_some() || out.new_master.len() + out.new_slave.len() < new;
+    out.gone_master = rest(master.items.len(), out.pairs.iter().map(|p| p.0), &out.new_master);
+    out.gone_slave = rest(slave.items.len(), out.pairs.iter().map(|p| p.1), &out.new_slave);
     out
 }
 

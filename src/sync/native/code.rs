@@ -4,7 +4,7 @@
 //! message = length(4, little endian) postcard(Said) more
 //! ```
 //! What was thought of later stands in `more`, which those that know nothing of it skip; where it is missing, it is empty:
-//! after `Hello` a `HelloMore`, after `Guids` the GUIDs of mails that need not be sent.
+//! after `Hello` a `HelloMore`, after `Guids` the GUIDs of mails that need not be sent and the mails that are to go.
 //!
 //! A mail's text follows its `Mail` in `Text` parts and ends with `TextEnd`.
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::NativeError;
 use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
 use crate::sync::Placement;
+use crate::sync::last_copy::Farewell;
 use crate::sync::merge::Facts;
 use crate::sync::message::{Attributes, Failure, Finish, Gone, KnownMail, Message, Offer, RoundEnd};
 
@@ -60,7 +61,7 @@ pub(super) enum Said {
     Offer(Result<Box<Offer>, Failure>),
     Attributes(Box<Attributes>),
     Facts(Box<Facts>),
-    Guids(Vec<Option<MailGuid>>, #[serde(skip)] Vec<Guid128>),
+    Guids(Vec<Option<MailGuid>>, #[serde(skip)] GuidsMore),
     Mail(MailSaid),
     Text(#[serde(with = "octets")] Vec<u8>),
     /// All of the text was sent; or it could not be read to its end.
@@ -70,7 +71,12 @@ pub(super) enum Said {
     Done(Result<RoundEnd, Failure>),
     Finish(Finish),
     Known(Box<KnownMail>),
+    Uids(Vec<(Uid, Uid)>),
+    Elsewhere(Vec<bool>),
 }
+
+/// What else is said with GUIDs: mails that need not be sent, and mails that are to go.
+type GuidsMore = (Vec<Guid128>, Vec<Farewell>);
 
 /// Octets in one piece: written as any list of them, only at once.
 mod octets {
@@ -117,7 +123,7 @@ pub(super) fn write(said: &Said, out: &mut Vec<u8>) -> Result<(), NativeError> {
     let data = postcard::to_extend(said, std::mem::take(out)).map_err(cannot)?;
     let mut data = match said {
         Said::Hello(hello) => postcard::to_extend(&hello.more, data).map_err(cannot)?,
-        Said::Guids(_, here) if !here.is_empty() => postcard::to_extend(here, data).map_err(cannot)?,
+        Said::Guids(_, more) if *more != GuidsMore::default() => postcard::to_extend(more, data).map_err(cannot)?,
         _ => data,
     };
     let len = data.len() - start - 4;
@@ -141,7 +147,7 @@ pub(super) fn read(octets: &[u8]) -> Result<Option<(Said, usize)>, NativeError> 
     let (mut said, more) = postcard::take_from_bytes(data).map_err(senseless)?;
     match &mut said {
         Said::Hello(hello) if !more.is_empty() => hello.more = postcard::from_bytes(more).map_err(senseless)?,
-        Said::Guids(_, here) if !more.is_empty() => *here = postcard::from_bytes(more).map_err(senseless)?,
+        Said::Guids(_, rest) if !more.is_empty() => *rest = postcard::from_bytes(more).map_err(senseless)?,
         _ => {}
     }
     Ok(Some((said, 4 + len)))
@@ -161,7 +167,9 @@ pub(super) fn said(message: &Message) -> Said {
         Message::Offer(o) => Said::Offer(o.clone()),
         Message::Attributes(a) => Said::Attributes(a.clone()),
         Message::Facts(f) => Said::Facts(Box::new(Facts::clone(f))),
-        Message::Guids(g, here) => Said::Guids(g.clone(), here.clone()),
+        Message::Guids(g, here, gone) => Said::Guids(g.clone(), (here.clone(), gone.clone())),
+        Message::Uids(u) => Said::Uids(u.clone()),
+        Message::Elsewhere(e) => Said::Elsewhere(e.clone()),
         Message::Mail(m) => {
             Said::Mail(MailSaid { uid: m.uid, guid: m.guid.clone(), facts: m.facts.clone(), virtual_size: m.body.virtual_size })
         }
@@ -185,7 +193,9 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
         Said::Offer(o) => Message::Offer(o),
         Said::Attributes(a) => Message::Attributes(a),
         Said::Facts(f) => Message::Facts(Arc::new(checked(*f)?)),
-        Said::Guids(g, here) => Message::Guids(g, here),
+        Said::Guids(g, (here, gone)) => Message::Guids(g, here, gone),
+        Said::Uids(u) => Message::Uids(ranges(u)?),
+        Said::Elsewhere(e) => Message::Elsewhere(e),
         Said::Known(k) => Message::Known(k),
         Said::Gone(g) => Message::Gone(g),
         Said::Credit(n) => Message::Credit(n),
@@ -198,9 +208,16 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
 /// Facts as the decisions take them for granted: ascending.
 fn checked(facts: Facts) -> Result<Facts, NativeError> {
     let ascending = facts.items.is_sorted_by(|a, b| a.uid < b.uid) && facts.expunged.is_sorted_by(|a, b| a.uid < b.uid);
-    let ranges = [&facts.held_back, &facts.native, &facts.synced];
-    let ranged = ranges.iter().all(|r| r.iter().all(|(a, b)| a <= b) && r.is_sorted_by(|a, b| a.1 < b.0));
+    let ranged = [&facts.held_back, &facts.native, &facts.synced].into_iter().all(|r| are_ranges(r));
     if ascending && ranged { Ok(facts) } else { Err(NativeError("facts out of order")) }
+}
+
+fn are_ranges(r: &[(Uid, Uid)]) -> bool {
+    r.iter().all(|(a, b)| a <= b) && r.is_sorted_by(|a, b| a.1 < b.0)
+}
+
+fn ranges(r: Vec<(Uid, Uid)>) -> Result<Vec<(Uid, Uid)>, NativeError> {
+    if are_ranges(&r) { Ok(r) } else { Err(NativeError("UIDs out of order")) }
 }
 
 #[cfg(test)]
@@ -253,9 +270,10 @@ mod tests {
             postcard::to_stdvec(&text).expect("short")[..],
             "as a list"
         );
-        for here in [Vec::new(), vec![MailGuid::from_bytes([3; 16]).to_128()]] {
-            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], here.clone())) else { panic!("GUIDs") };
-            assert_eq!((guids, seen), (vec![None], here));
+        let farewell = Farewell { uid: Uid::FIRST, guid: MailGuid::from_bytes([4; 16]), received: Timestamp(5), text: [6; 20] };
+        for more in [GuidsMore::default(), (vec![MailGuid::from_bytes([3; 16]).to_128()], vec![farewell])] {
+            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], more.clone())) else { panic!("GUIDs") };
+            assert_eq!((guids, seen), (vec![None], more));
         }
     }
 }

@@ -6,7 +6,6 @@ use super::{Look, Round};
 use crate::mail::{self, Since};
 use crate::sync::facts;
 use crate::sync::merge::{self, Context, Facts, Missing};
-use crate::sync::tree::Side;
 use crate::sync::{Algorithm, Mode};
 
 impl Round<'_> {
@@ -62,7 +61,7 @@ impl Round<'_> {
 
     /// What both sides have left out of their facts makes no difference.
     pub(super) fn suffice(&self, own: &Facts, peer: &Facts) -> bool {
-        let (master, slave) = if self.start.side == Side::Master { (own, peer) } else { (peer, own) };
+        let (master, slave) = self.in_order(own, peer);
         !merge::find_common(master, slave, &self.context(own, peer)).doubtful
     }
 

@@ -5,6 +5,7 @@
 //! expunges; counters last, when everything before has succeeded. A stop in between leaves a valid mailbox with a part of
 //! the new mails, which the next run finds by UID and GUID.
 
+mod copies;
 mod exchange;
 mod look;
 mod together;
@@ -12,6 +13,7 @@ mod together;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+pub use self::copies::Copies;
 pub use self::together::{Entrant, run};
 use super::at_hand::AtHand;
 use super::carry::{Carry, Import, Step, held_back, hold_back, own_uid, still_needed};
@@ -235,6 +237,15 @@ enum Asked {
     New(merge::Common),
 }
 
+impl Common {
+    /// The UIDs of mails that are to go: the own, the other side's.
+    fn gone(&self, side: Side) -> [Vec<Uid>; 2] {
+        let Asked::New(common) = &self.found else { return [Vec::new(), Vec::new()] };
+        let uids = |facts: &Facts, side| common.of(side).1.iter().map(|&i| facts.items[i].uid).collect();
+        [uids(&self.own, side), uids(&self.peer, side.other())]
+    }
+}
+
 /// What shall be, and what was.
 pub struct Decided {
     own: Arc<Facts>,
@@ -261,21 +272,32 @@ impl Round<'_> {
     }
 
     /// Finds what both sides have.
-    fn compare(&mut self, own: Arc<Facts>, peer: Arc<Facts>) -> mail::Result<Common> {
-        let is_master = self.start.side == Side::Master;
-        let (master, slave) = if is_master { (&own, &peer) } else { (&peer, &own) };
-        if let Mode::Backup(s) = self.mode() {
-            let (source, dest) = if s == Source::Master { (master, slave) } else { (slave, master) };
-            let doubtful = merge::once_held_back(source, dest);
-            let guids = if self.is_source() {
-                doubtful.iter().map(|&uid| self.guid_if_readable(uid, true)).collect()
-            } else {
-                NewGuids::new()
-            };
-            return Ok(Common { own, peer, found: Asked::Doubtful(doubtful), guids });
-        }
-        let common = merge::find_common(master, slave, &self.context(&own, &peer));
-        let new = if is_master { &common.new_master } else { &common.new_slave };
+    fn compare(&self, own: Arc<Facts>, peer: Arc<Facts>) -> Common {
+        let (master, slave) = self.in_order(&own, &peer);
+        let found = match self.mode() {
+            Mode::Backup(Source::Master) => Asked::Doubtful(merge::once_held_back(master, slave)),
+            Mode::Backup(Source::Slave) => Asked::Doubtful(merge::once_held_back(slave, master)),
+            _ => Asked::New(merge::find_common(master, slave, &self.context(&own, &peer))),
+        };
+        Common { own, peer, found, guids: NewGuids::new() }
+    }
+
+    /// The master's facts first.
+    fn in_order<'f>(&self, own: &'f Facts, peer: &'f Facts) -> (&'f Facts, &'f Facts) {
+        if self.start.side == Side::Master { (own, peer) } else { (peer, own) }
+    }
+
+    /// The full GUIDs of own mails in question.
+    fn guids(&mut self, Common { own, peer, found, .. }: &Common) -> NewGuids {
+        let common = match found {
+            Asked::Doubtful(doubtful) if self.is_source() => {
+                return doubtful.iter().map(|&uid| self.guid_if_readable(uid, true)).collect();
+            }
+            Asked::Doubtful(_) => return NewGuids::new(),
+            Asked::New(common) => common,
+        };
+        let (new, _) = common.of(self.start.side);
+        let (master, slave) = self.in_order(own, peer);
         let doubtful = new.iter().any(|&i| peer.never_had(own.items[i].uid));
         let in_both = if doubtful { common.in_both(master, slave) } else { HashSet::new() };
         let mut guids = NewGuids::with_capacity(new.len());
@@ -287,14 +309,14 @@ impl Round<'_> {
             let was_held = !own.items[i].filtered && peer.never_had(uid) && !is_there;
             guids.push(self.guid_if_readable(uid, was_held));
         }
-        Ok(Common { own, peer, found: Asked::New(common), guids })
+        guids
     }
 
     /// What shall be.
     fn decide(&self, common: Common, theirs: &NewGuids, there: Vec<Guid128>) -> Decided {
         let Common { own, peer, found, guids } = common;
         let is_master = self.start.side == Side::Master;
-        let (master, slave) = if is_master { (&own, &peer) } else { (&peer, &own) };
+        let (master, slave) = self.in_order(&own, &peer);
         let outcome = match (found, self.mode()) {
             (Asked::Doubtful(doubtful), mode) => {
                 let guids = if self.is_source() { &guids } else { theirs };

@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
+use super::copies::Copies;
 use super::{Common, Decided, ROUNDS, Result, Round, RoundError};
 use crate::mail::{self, Guid128};
 use crate::sync::at_hand::AtHand;
 use crate::sync::flow::{Flow, Turn};
+use crate::sync::last_copy::Farewell;
 use crate::sync::merge::{Facts, NewGuids};
 use crate::sync::message::{Failure, LinkError, Message};
 
@@ -17,17 +19,17 @@ use crate::sync::message::{Failure, LinkError, Message};
 pub type Entrant<'a> = std::result::Result<Round<'a>, Failure>;
 
 /// Where a mailbox stands: its number, and what the last flight has brought, or that this side gives it up.
-type Job<T> = (usize, Outcome<T>);
-type Outcome<T> = std::result::Result<T, Failure>;
+pub(super) type Job<T> = (usize, Outcome<T>);
+pub(super) type Outcome<T> = std::result::Result<T, Failure>;
 
 /// Carries the mailboxes through. What is wrong with a single one is in its report.
 ///
 /// # Errors
 /// [`RoundError::End`]: the run ends.
-pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand) -> Result<()> {
+pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand, copies: &mut Copies<'_>) -> Result<()> {
     let mut open: Vec<usize> = (0..rounds.len()).collect();
     for n in 1..=ROUNDS {
-        open = once(rounds, &open, n, (flow, at_hand))?;
+        open = once(rounds, &open, n, (flow, at_hand, copies))?;
         if open.is_empty() {
             break;
         }
@@ -36,7 +38,12 @@ pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand
 }
 
 /// One round of these mailboxes. Gives those that need another one.
-fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&mut Flow<'_>, &mut AtHand)) -> Result<Vec<usize>> {
+fn once(
+    rounds: &mut [Entrant<'_>],
+    open: &[usize],
+    n: u32,
+    (flow, at_hand, copies): (&mut Flow<'_>, &mut AtHand, &mut Copies<'_>),
+) -> Result<Vec<usize>> {
     let jobs: Vec<Job<()>> = open.iter().map(|&i| (i, Ok(()))).collect();
     let near = flow.is_near();
     let begin = |round: &mut Round<'_>, ()| {
@@ -45,20 +52,28 @@ fn once(rounds: &mut [Entrant<'_>], open: &[usize], n: u32, (flow, at_hand): (&m
     };
     let jobs = flight(rounds, jobs, flow, begin, hear_facts)?;
     let jobs = complete(rounds, jobs, flow)?;
-    let compare = |round: &mut Round<'_>, (own, peer): (Arc<Facts>, Arc<Facts>)| {
-        let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&own, &peer) };
-        let common = round.compare(own, peer)?;
-        Ok((Message::Guids(common.guids.clone(), here), common))
+    let mut compared: Vec<Job<Common>> = Vec::with_capacity(jobs.len());
+    for (i, job) in jobs {
+        let job = tried(&mut rounds[i], job, |round, (own, peer)| Ok(round.compare(own, peer)))?;
+        compared.push((i, job));
+    }
+    copies.foresee(&compared);
+    let ask = |round: &mut Round<'_>, mut common: Common| {
+        let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&common.own, &common.peer) };
+        common.guids = round.guids(&common);
+        let going = copies.going(round, &common);
+        Ok((Message::Guids(common.guids.clone(), here, going.clone()), (common, going)))
     };
-    let jobs: Vec<Job<(Common, NewGuids, Vec<Guid128>)>> = flight(rounds, jobs, flow, compare, |common, said| match said {
-        Message::Guids(theirs, there) => Ok((common, theirs, there)),
+    let mut jobs = flight(rounds, compared, flow, ask, |(common, going), said| match said {
+        Message::Guids(theirs, there, peers) => Ok(Asked { common, theirs, there, going: [going, peers] }),
         other => Err(unexpected(&other, "GUIDs")),
     })?;
+    copies.keep_last(rounds, &mut jobs, flow)?;
     let mut ends = Vec::with_capacity(jobs.len());
     let mut dones = Vec::with_capacity(jobs.len());
     for (at, (i, job)) in jobs.into_iter().enumerate() {
         let mut decided = None;
-        let end = tried(&mut rounds[i], job, |round, (common, theirs, there)| {
+        let end = tried(&mut rounds[i], job, |round, Asked { common, theirs, there, .. }| {
             let decided: &mut Decided = decided.insert(round.decide(common, &theirs, there));
             round.carry_out(decided, &mut Turn { flow, at, dones: &mut dones }, at_hand)
         })?;
@@ -114,12 +129,23 @@ fn complete(rounds: &mut [Entrant<'_>], jobs: Vec<Job<Both>>, flow: &mut Flow<'_
     Ok(ready)
 }
 
+/// A mailbox of which all is known.
+pub(super) struct Asked {
+    pub common: Common,
+    /// The full GUIDs of the other side's mails in question.
+    pub theirs: NewGuids,
+    /// Mails whose texts the other side has elsewhere.
+    there: Vec<Guid128>,
+    /// Mails that are to go: the own, the other side's.
+    pub going: [Vec<Farewell>; 2],
+}
+
 /// One flight. `hear` is given what the other side says.
 fn flight<'r, A, B, C>(
     rounds: &mut [Entrant<'r>],
     jobs: Vec<Job<A>>,
     flow: &mut Flow<'_>,
-    say: impl Fn(&mut Round<'r>, A) -> mail::Result<(Message, B)>,
+    mut say: impl FnMut(&mut Round<'r>, A) -> mail::Result<(Message, B)>,
     hear: impl Fn(B, Message) -> Result<C>,
 ) -> Result<Vec<Job<C>>> {
     let mut said = Vec::with_capacity(jobs.len());
@@ -173,6 +199,6 @@ fn tried<'r, A, B>(
     }
 }
 
-fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
+pub(super) fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
     LinkError::Unexpected { got: got.kind(), wanted }.into()
 }

@@ -1,14 +1,17 @@
 //! Two sides in memory, random histories: what one run must bring about.
 
+mod copies;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use super::at_hand::AtHand;
 use super::flow::Flow;
+use super::last_copy::LastCopy;
 use super::message::{Channel, Link as _, Message};
 use super::model::{ModelBox, ModelMail, ModelStore};
-use super::round::{self, Round, RoundReport, Start, offer};
+use super::round::{self, Copies, Round, RoundReport, Start, offer};
 use super::tree::Side;
 use super::{Algorithm, Filter, Mode, Options, Report, Source, facts};
 use crate::mail::{
@@ -307,7 +310,8 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         return report;
     }
     let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: None, name: &name, report })];
-    round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default()).expect("the other side lives");
+    let mut copies = Copies { last: &mut LastCopy::default(), store: &mut store, mailboxes: &[], side, options };
+    round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default(), &mut copies).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
     round.report
@@ -593,4 +597,53 @@ fn histories_that_once_lost_or_doubled_mails() {
         run(reverse),
         mails(0, 2),
     ]);
+}
+
+/// What ended the common past makes room, and the flags behind it meet in the same run.
+#[test]
+fn flags_behind_a_mail_that_makes_room_meet() {
+    let mut pair = Pair::new(true);
+    let append = || Op::Append { flags: 0 };
+    let expunge = |mail, with_guid| Op::Expunge { mail, with_guid };
+    let junk = Op::Keyword { mail: 2, which: 0, add: true };
+    for (on_a, on_b) in [
+        (vec![append()], vec![append(), expunge(0, false)]),
+        (vec![append(), append(), append()], vec![]),
+        (vec![junk, expunge(0, false), expunge(0, true)], vec![]),
+    ] {
+        pair.act(true, &on_a);
+        pair.act(false, &on_b);
+        pair.sync(&options(Mode::OneWay(Source::Master), Algorithm::Changed));
+    }
+    let keywords = inbox(&pair.b, |b| b.mails[&uid(3)].keywords.clone());
+    assert_eq!(keywords, [Keyword::new("Junk")].into_iter().collect());
+    let before = pair.writes();
+    pair.sync(&options(Mode::OneWay(Source::Master), Algorithm::Changed));
+    assert_eq!(pair.writes(), before);
+}
+
+/// A user who keeps a copy of a mail and expunges the original has expunged that, although the log names no mail; but what a log without
+/// names tells of a UID that was never the other side's says nothing.
+#[test]
+fn one_way_nobody_is_taken_at_an_unnamed_word() {
+    let mut pair = Pair::new(true);
+    let how = options(Mode::OneWay(Source::Slave), Algorithm::Changed);
+    let append = || Op::Append { flags: 0 };
+    let expunge = |mail| Op::Expunge { mail, with_guid: false };
+    pair.act(true, &[append(), expunge(0)]);
+    pair.act(false, &[append()]);
+    pair.sync(&how);
+    pair.act(false, &[append(), expunge(1), append()]);
+    pair.sync(&how);
+    let (after, writes) = (seen(&pair.a), pair.writes());
+    pair.sync(&how);
+    assert_eq!((seen(&pair.a), pair.writes()), (after, writes));
+
+    let mut pair = Pair::new(true);
+    pair.act(true, &[append()]);
+    pair.sync(&options(Mode::OneWay(Source::Master), Algorithm::Changed));
+    pair.act(false, &[Op::Copy(0), expunge(0)]);
+    pair.sync(&options(Mode::OneWay(Source::Master), Algorithm::Changed));
+    let left: Vec<Uid> = seen(&pair.b).0.iter().map(|m| m.0).collect();
+    assert_eq!(left, [uid(2)], "the copy alone");
 }
