@@ -292,3 +292,21 @@ fn at_the_end_all_is_on_the_disk_that_doveadm_has_there() {
         }
     }
 }
+
+#[test]
+fn the_judge_tells_right_from_wrong() {
+    let trace = "7 write(3</d/storage/.temp.1>, \"\"..., 5) = 5\n\
+                 7 renameat2(AT_FDCWD</x>, \"/d/storage/.temp.1\", AT_FDCWD</x>, \"/d/storage/m.1\", RENAME_NOREPLACE) = 0\n\
+                 8 fdatasync(4</d/a/dovecot.index.log> <unfinished ...>\n\
+                 7 fsync(5</elsewhere/storage>) = 0\n\
+                 8 <... fdatasync resumed>) = 0\n";
+    let disk = Disk::after(trace, "/d");
+    assert_eq!((disk.named, disk.flushes, disk.shown), (1, 1, 1));
+    assert_eq!(disk.wrong.len(), 2, "named and shown too early: {:?}", disk.wrong);
+    assert_eq!(disk.left(), BTreeSet::from([Kind::Text, Kind::Entry]));
+
+    let better =
+        trace.replacen("7 renameat2", "7 fdatasync(3</d/storage/.temp.1>) = 0\n7 renameat2", 1) + "7 fsync(5</d/storage>) = 0\n";
+    let disk = Disk::after(&better, "/d");
+    assert!(disk.wrong.is_empty() && disk.left().is_empty(), "{:?} {:?}", disk.wrong, disk.left());
+}
