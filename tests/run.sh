@@ -8,6 +8,7 @@ command -v doveadm >/dev/null 2>&1 || missing="dovecot-core dovecot-imapd doveco
 [ -x /usr/sbin/sshd ] || missing="$missing openssh-server"
 command -v ssh >/dev/null 2>&1 || missing="$missing openssh-client"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
+command -v strace >/dev/null 2>&1 || missing="$missing strace"
 pkg-config --exists openssl 2>/dev/null || missing="$missing libssl-dev pkg-config"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -95,11 +95,11 @@ pub fn index_files(bytes: &[u8]) {
     // A refusal is fine: then nothing was written.
     let committed = locked.commit(&t, Durability::Later).is_ok();
     let _ = locked.maintain();
-    let wanted = (locked.state().uids().to_vec(), locked.state().position());
+    let wanted = (locked.state().uids(), locked.state().position());
     drop(locked);
     if committed {
         let again = Index::open(files, options()).expect("we read what we wrote");
-        assert_eq!((again.state().uids().to_vec(), again.state().position()), wanted);
+        assert_eq!((again.state().uids(), again.state().position()), wanted);
     }
 }
 

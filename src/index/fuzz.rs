@@ -22,13 +22,13 @@ fn look(state: &State) {
     if State::check_snapshot(path, &bytes, bytes.len()).is_err() {
         return;
     }
-    let again = State::from_snapshot(path, &bytes).expect("we read what we write");
+    let again = State::from_snapshot(path, bytes).expect("we read what we write");
     let ours = |s: &State| s.mails().into_iter().map(|m| (m.uid, m.flags, m.keywords)).collect::<Vec<_>>();
     assert_eq!(ours(&again), ours(state));
 }
 
 pub(crate) fn snapshot(bytes: &[u8]) {
-    if let Ok(state) = State::from_snapshot(Path::new("snapshot"), bytes) {
+    if let Ok(state) = State::from_snapshot(Path::new("snapshot"), bytes.to_vec()) {
         look(&state);
     }
 }

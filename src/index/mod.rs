@@ -24,7 +24,7 @@ pub use log::Bits;
 pub use settings::Settings;
 pub use state::{DeletedMark, ExtId, Field, Pending, Position, Request, State};
 pub use transaction::{ExtSpec, Transaction};
-pub use view::{EditPlan, Scan, assign_uids, given_since, plan_edits, raise};
+pub use view::{EditPlan, Mails, Scan, assign_uids, given_since, plan_edits, raise};
 
 #[cfg(test)]
 mod tests;

@@ -13,11 +13,12 @@
 
 use super::Error;
 use super::{
-    Body, Flags, Guid128, Keyword, Keywords, MailGuid, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, Result, Uid,
-    UidValidity,
+    Body, Flags, Guid128, Keyword, Keywords, MailGuid, MailList, MailboxGuid, MailboxName, ModSeq, NameHash, NameRules, Result,
+    Uid, UidValidity,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Seconds since 1970 as the formats keep them; 0 = not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -551,6 +552,11 @@ pub trait Mailbox {
     /// The mails of the present view, ascending.
     fn mails(&self) -> &[Mail];
 
+    /// The same to be asked for one by one, which may cost much less.
+    fn list(&self) -> Arc<dyn MailList> {
+        Arc::new(self.mails().to_vec())
+    }
+
     /// The GUID of a mail of the view.
     ///
     /// # Errors
@@ -563,11 +569,6 @@ pub trait Mailbox {
     /// As [`Mailbox::guid`].
     fn guid128(&mut self, uid: Uid) -> Result<Guid128> {
         Ok(self.guid(uid)?.to_128())
-    }
-
-    /// [`Mailbox::guid128`] of all mails of the view in their order, where the index has them all.
-    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
-        None
     }
 
     /// Dates, POP3 values and size of a mail of the view.
@@ -650,6 +651,7 @@ pub trait Mailbox {
     /// A keyword's spelling in this mailbox, if it has it.
     fn keyword(&self, name: &str) -> Option<Keyword> {
         let wanted = Keyword::new(name);
-        self.mails().iter().find_map(|m| m.keywords.iter().find(|k| **k == wanted).cloned())
+        let mails = self.list();
+        (0..mails.len()).find_map(|at| mails.mail(at).keywords.iter().find(|k| **k == wanted).cloned())
     }
 }

@@ -33,8 +33,8 @@ impl AtHand {
                 return;
             }
         };
-        let uids: Vec<Uid> = mailbox.mails().iter().map(|m| m.uid).collect();
-        for uid in uids {
+        let mails = mailbox.list();
+        for uid in (0..mails.len()).map(|at| mails.uid(at)) {
             if let Ok(guid) = mailbox.guid128(uid) {
                 self.uids.insert(guid, uid);
             }

@@ -1,10 +1,12 @@
 //! Reading from a mailbox what the decision needs.
 
+use std::sync::Arc;
+
 use sha1::{Digest, Sha1};
 
 use super::merge::{Expunged, Facts, FlagLog, Item};
 use super::{Filter, MailboxState};
-use crate::mail::{Changes, Class, Guid128, LogChange, Mail, Mailbox, ModSeq, Uid};
+use crate::mail::{Changes, Class, Guid128, LogChange, Mail, MailList, Mailbox, ModSeq, Uid};
 
 /// A mail that cannot be read, and why.
 #[derive(Debug)]
@@ -15,61 +17,97 @@ pub struct BadMail {
     pub error: crate::mail::Error,
 }
 
-/// The GUIDs of all mails of the view, in their order; none for those that cannot be read.
+/// The GUIDs of all mails of a view; none for those that cannot be read.
 pub struct Guids {
-    /// In the order of the view.
-    pub all: Vec<Option<Guid128>>,
+    mails: Arc<dyn MailList>,
+    // In the order of the view. None where the index has them all.
+    read: Option<Vec<Option<Guid128>>>,
     /// Which cannot be read.
     pub bad: Vec<BadMail>,
 }
 
+impl Guids {
+    /// That of the mail at a position of the view.
+    pub fn get(&self, at: usize) -> Option<Guid128> {
+        match &self.read {
+            Some(read) => read.get(at).copied().flatten(),
+            None => self.mails.guid(at),
+        }
+    }
+
+    /// That of the mail with this UID.
+    pub fn of(&self, uid: Uid) -> Option<Guid128> {
+        self.get(self.mails.position(uid)?)
+    }
+
+    /// How many mails the view has.
+    pub fn len(&self) -> usize {
+        self.mails.len()
+    }
+
+    /// All could be read.
+    pub fn are_all_known(&self) -> bool {
+        self.read.as_ref().is_none_or(|read| read.iter().all(Option::is_some))
+    }
+}
+
 /// Reads all GUIDs.
 pub fn guids(mailbox: &mut dyn Mailbox) -> Guids {
-    if let Some(all) = mailbox.all_guids() {
-        return Guids { all, bad: Vec::new() };
+    let mails = mailbox.list();
+    let mut out = Guids { read: None, bad: Vec::new(), mails: Arc::clone(&mails) };
+    if mails.has_guids() {
+        return out;
     }
-    let uids: Vec<Uid> = mailbox.mails().iter().map(|m| m.uid).collect();
-    let mut out = Guids { all: Vec::with_capacity(uids.len()), bad: Vec::new() };
-    for uid in uids {
+    let mut read = Vec::with_capacity(mails.len());
+    for uid in (0..mails.len()).map(|at| mails.uid(at)) {
         match mailbox.guid128(uid) {
-            Ok(guid) => out.all.push(Some(guid)),
+            Ok(guid) => read.push(Some(guid)),
             Err(error) => {
-                out.all.push(None);
+                read.push(None);
                 if error.class() != Class::Expunged {
                     out.bad.push(BadMail { uid, error });
                 }
             }
         }
     }
-    out
+    Guids { read: Some(read), ..out }
 }
 
+/// So many bytes are digested at once.
+const DIGESTED: usize = 4096;
+
 /// Digest over UIDs, flags and keywords, and over GUIDs where they are given: equal digests, equal mails.
-pub fn digest(mails: &[Mail], guids: Option<&[Option<Guid128>]>) -> [u8; 20] {
+pub fn digest(mails: &dyn MailList, guids: Option<&Guids>) -> [u8; 20] {
     let mut hash = Sha1::new();
-    let mut line = Vec::with_capacity(64);
-    for (n, mail) in mails.iter().enumerate() {
-        line.clear();
-        line.extend_from_slice(&mail.uid.get().to_le_bytes());
-        line.push(mail.flags.bits());
+    let mut lines = Vec::with_capacity(DIGESTED + 256);
+    for n in 0..mails.len() {
+        let mail = mails.mail(n);
+        lines.extend_from_slice(&mail.uid.get().to_le_bytes());
+        lines.push(mail.flags.bits());
         if let Some(guids) = guids {
-            line.extend_from_slice(&guids.get(n).copied().flatten().unwrap_or(Guid128::ZERO).0);
+            lines.extend_from_slice(&guids.get(n).unwrap_or(Guid128::ZERO).0);
         }
         for keyword in &mail.keywords {
-            line.extend(keyword.as_str().bytes().map(|b| b.to_ascii_lowercase()));
-            line.push(0);
+            lines.extend(keyword.as_str().bytes().map(|b| b.to_ascii_lowercase()));
+            lines.push(0);
         }
-        line.push(0xff);
-        hash.update(&line);
+        lines.push(0xff);
+        if lines.len() >= DIGESTED {
+            hash.update(&lines);
+            lines.clear();
+        }
     }
+    hash.update(&lines);
     hash.finalize().into()
 }
 
 /// The facts of a mailbox whose log has been read.
 pub fn with_changes(mailbox: &mut dyn Mailbox, guids: &Guids, changes: Changes, filter: &Filter) -> Facts {
-    let (log, mut out) = begin(mailbox, changes, guids.all.len());
+    let (log, mut out) = begin(mailbox, changes, guids.len());
     let mut log = log.into_iter().peekable();
-    for (n, mail) in mailbox.mails().iter().enumerate() {
+    let mails = mailbox.list();
+    for n in 0..mails.len() {
+        let mail = mails.mail(n);
         while let Some(change) = log.next_if(|c| c.uid() < mail.uid) {
             note_expunged(&mut out.expunged, &change);
         }
@@ -102,12 +140,12 @@ fn begin(mailbox: &dyn Mailbox, changes: Changes, capacity: usize) -> (Vec<LogCh
     (changes.mails, facts)
 }
 
-fn item(mail: &Mail, guids: &Guids, at: usize) -> Item {
+fn item(mail: Mail, guids: &Guids, at: usize) -> Item {
     Item {
         uid: mail.uid,
-        guid: guids.all.get(at).copied().flatten(),
+        guid: guids.get(at),
         flags: mail.flags,
-        keywords: mail.keywords.clone(),
+        keywords: mail.keywords,
         modseq: mail.modseq,
         log: None,
         filtered: false,
@@ -117,7 +155,7 @@ fn item(mail: &Mail, guids: &Guids, at: usize) -> Item {
 /// What has come to pass since a run that ended in this state: the mails that the log names, and those behind the last common
 /// UID. None unless state, log and index fit together exactly: each mail that was there then is there or was expunged.
 pub fn since_state(mailbox: &dyn Mailbox, guids: &Guids, changes: &Changes, saved: &MailboxState) -> Option<Facts> {
-    let (status, mails) = (mailbox.status(), mailbox.mails());
+    let (status, mails) = (mailbox.status(), mailbox.list());
     let last = saved.last_common;
     let plain = saved.modseq != ModSeq(0)
         && saved.uidvalidity == Some(status.identity.uidvalidity)
@@ -126,25 +164,26 @@ pub fn since_state(mailbox: &dyn Mailbox, guids: &Guids, changes: &Changes, save
         && changes.too_old.is_none()
         && changes.renumbered.is_empty()
         && mailbox.held_back().is_empty()
-        && guids.all.len() == mails.len()
-        && guids.all.iter().all(Option::is_some);
+        && guids.len() == mails.len()
+        && guids.are_all_known();
     if !plain {
         return None;
     }
-    let known = mails.partition_point(|m| Some(m.uid) <= last);
+    let known = last.map_or(0, |last| mails.first_from(last.next()));
+    let position = |uid: Uid| mails.position(uid).filter(|&n| n < known);
     let (log, mut out) = begin(mailbox, changes.clone(), mails.len() - known + changes.mails.len());
     for change in log {
-        match mails[..known].binary_search_by_key(&change.uid(), |m| m.uid) {
-            Ok(n) => out.items.push(Item { log: flag_log(change), ..item(&mails[n], guids, n) }),
-            Err(_) => note_expunged(&mut out.expunged, &change),
+        match position(change.uid()) {
+            Some(n) => out.items.push(Item { log: flag_log(change), ..item(mails.mail(n), guids, n) }),
+            None => note_expunged(&mut out.expunged, &change),
         }
     }
     // What a sync has brought from elsewhere is news to this other side.
-    let synced = changes.synced_flags.iter().filter_map(|uid| mails[..known].binary_search_by_key(uid, |m| m.uid).ok());
-    let synced: Vec<Item> = synced.map(|n| item(&mails[n], guids, n)).collect();
+    let synced = changes.synced_flags.iter().filter_map(|&uid| position(uid));
+    let synced: Vec<Item> = synced.map(|n| item(mails.mail(n), guids, n)).collect();
     out.items.extend(synced.into_iter().filter(|i| changes.mails.binary_search_by_key(&i.uid, LogChange::uid).is_err()));
     out.items.sort_unstable_by_key(|i| i.uid);
-    out.items.extend((known..mails.len()).map(|n| item(&mails[n], guids, n)));
+    out.items.extend((known..mails.len()).map(|n| item(mails.mail(n), guids, n)));
     out.partial = true;
     (u32::try_from(known + out.expunged.len()) == Ok(saved.messages)).then_some(out)
 }
@@ -153,9 +192,10 @@ pub fn since_state(mailbox: &dyn Mailbox, guids: &Guids, changes: &Changes, save
 pub fn add_those_of(own: &Facts, peer: &Facts, mailbox: &dyn Mailbox, guids: &Guids) -> Facts {
     let mut out = own.clone();
     let named = peer.items.iter().map(|i| i.uid).chain(peer.expunged.iter().map(|e| e.uid));
+    let mails = mailbox.list();
     for uid in named.filter(|&uid| own.item(uid).is_none()) {
-        if let Ok(n) = mailbox.mails().binary_search_by_key(&uid, |m| m.uid) {
-            out.items.push(item(&mailbox.mails()[n], guids, n));
+        if let Some(n) = mails.position(uid) {
+            out.items.push(item(mails.mail(n), guids, n));
         }
     }
     out.items.sort_unstable_by_key(|i| i.uid);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::tree::Side;
-use crate::mail::{self, Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, UidValidity, union_of_uids};
+use crate::mail::{self, Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, UidValidity};
 
 /// Texts that a side reads in a run, at most.
 const MAILS: u32 = 2_000;
@@ -159,8 +159,8 @@ impl<'a> Search<'a> {
 
     /// Looks through a mailbox, but for the mails that go.
     pub fn through(&mut self, mailbox: &mut dyn Mailbox, goes: impl Fn(Uid) -> bool) {
-        let uids: Vec<Uid> = mailbox.mails().iter().map(|m| m.uid).filter(|u| !goes(*u)).collect();
-        for uid in uids {
+        let mails = mailbox.list();
+        for uid in (0..mails.len()).map(|at| mails.uid(at)).filter(|u| !goes(*u)) {
             if self.is_over() {
                 return;
             }
@@ -221,5 +221,13 @@ impl Present {
 
 /// The UIDs of a mailbox.
 pub(super) fn uids(mailbox: &dyn Mailbox) -> Vec<(Uid, Uid)> {
-    union_of_uids(mailbox.mails().iter().map(|m| (m.uid, m.uid)))
+    let mails = mailbox.list();
+    let mut out: Vec<(Uid, Uid)> = Vec::new();
+    for uid in (0..mails.len()).map(|at| mails.uid(at)) {
+        match out.last_mut() {
+            Some((_, last)) if last.next() == uid => *last = uid,
+            _ => out.push((uid, uid)),
+        }
+    }
+    out
 }

@@ -14,8 +14,10 @@ use crate::index::files::Files;
 use crate::index::log::{Bits, Change, Header, Transactions};
 use crate::index::state::{Position, Source, State};
 
-/// What is read of a log when it is opened: most logs as a whole.
+/// Logs up to this length are read as a whole when they are opened.
 const FIRST: u64 = 16 * 1024;
+/// A log's header is not longer.
+const HEADER: u64 = 128;
 
 pub(super) struct Loaded {
     pub state: State,
@@ -85,8 +87,9 @@ pub(super) fn open_file(path: &Path) -> Result<Opened> {
         Err(e) => return Err(Error::Io(crate::os::fs::Error::new("open", path, e))),
     };
     let look = Look::of(&file.metadata().map_err(|e| Error::read(path, e))?);
-    let first = read_from(&file, path, 0, look.len.min(FIRST))?;
-    Ok(match Header::parse(&first[..first.len().min(128)]) {
+    // Of a longer one the beginning is of no use.
+    let first = read_from(&file, path, 0, if look.len <= FIRST { look.len } else { HEADER })?;
+    Ok(match Header::parse(&first[..first.len().min(HEADER as usize)]) {
         Ok(header) => Opened::Head(Head { file, path: path.to_owned(), header, writable, seen: Some(look), first }),
         Err(what) => Opened::Unusable(what),
     })
@@ -115,7 +118,7 @@ fn attempt(files: &Files) -> Result<Loaded> {
         (Opened::Unusable(what), Some(_)) => return Err(Damage::new(DamageClass::LogLost, &log, 0, what).into()),
         (Opened::Unusable(what), None) => return Err(Damage::new(DamageClass::NoStart, &log, 0, what).into()),
     };
-    let snapshot = snapshot.map(|bytes| State::from_snapshot(&files.snapshot(), &bytes)).transpose()?;
+    let snapshot = snapshot.map(|bytes| State::from_snapshot(&files.snapshot(), bytes)).transpose()?;
     if let Some(state) = &snapshot
         && state.indexid() != head.header.indexid
     {

@@ -1,6 +1,6 @@
 //! The state of an index: what the snapshot says, and what the log records behind it make of it.
 //!
-//! Held in columns, some twenty to fifty bytes a mail. Reading is by row; rows ascend by UID.
+//! Some twenty to fifty bytes a mail, which clones share. Reading is by row; rows ascend by UID.
 
 mod header;
 mod keywords;
@@ -9,13 +9,14 @@ mod snapshot;
 mod table;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::mail::{Flags, Guid128, Keywords, ModSeq, Uid, UidValidity};
 
 pub(super) use header::Base;
 pub use header::Field;
 pub(super) use keywords::{KeywordTable, SetId};
-pub(super) use table::{Column, Table};
+pub(super) use table::{Column, Stored, Table};
 
 use super::log::Range;
 pub(super) use replay::Source;
@@ -103,7 +104,7 @@ pub enum DeletedMark {
 pub struct State {
     pub(super) base: Base,
     pub(super) extensions: Vec<Extension>,
-    pub(super) keywords: KeywordTable,
+    pub(super) keywords: Arc<KeywordTable>,
     pub(super) table: Table,
     /// The modseq counter at `position`.
     pub(super) counter: u64,
@@ -122,7 +123,7 @@ impl State {
         Self {
             base: Base::new(indexid),
             extensions: Vec::new(),
-            keywords: KeywordTable::default(),
+            keywords: Arc::default(),
             table: Table::default(),
             counter,
             position,
@@ -234,31 +235,36 @@ impl State {
     /// For a row beyond the last one, as a slice would. So do all the others that take a row.
     #[must_use]
     pub fn uid(&self, row: usize) -> Uid {
-        Uid::new(self.table.uids[row]).unwrap_or(Uid::FIRST)
+        Uid::new(self.table.uid(row)).unwrap_or(Uid::FIRST)
     }
 
-    /// All UIDs, ascending.
+    /// A copy of all UIDs, ascending.
     #[must_use]
-    pub fn uids(&self) -> &[u32] {
-        &self.table.uids
+    pub fn uids(&self) -> Vec<u32> {
+        (0..self.len()).map(|row| self.table.uid(row)).collect()
+    }
+
+    /// The rows of the mails from one UID to another, both ends included.
+    pub fn rows_between(&self, first: u32, last: u32) -> impl Iterator<Item = usize> + use<> {
+        self.table.rows(Range { first, last })
     }
 
     /// The system flags of a row.
     #[must_use]
     pub fn flags(&self, row: usize) -> Flags {
-        Flags::from_bits(self.table.flags[row])
+        Flags::from_bits(self.table.flags(row))
     }
 
     /// The flags byte of a row with the bits that are not system flags: 0x40 backend, 0x80 dirty (index.md 2.4).
     #[must_use]
     pub fn raw_flags(&self, row: usize) -> u8 {
-        self.table.flags[row]
+        self.table.flags(row)
     }
 
     /// The keywords of a row. Rows with the same keywords share one set.
     #[must_use]
     pub fn keywords(&self, row: usize) -> &Keywords {
-        self.keywords.set(self.table.sets[row])
+        self.keywords.set(self.table.set(row))
     }
 
     /// The keyword names of the index in the order of their numbers, as they were first written.
@@ -275,9 +281,9 @@ impl State {
     /// The modseq of a row: the mailbox's highest one where none is kept for it.
     #[must_use]
     pub fn modseq(&self, row: usize) -> ModSeq {
-        match self.table.modseqs.get(row) {
-            None | Some(0) => self.highest_modseq(),
-            Some(&m) => ModSeq(m),
+        match self.table.modseq(row) {
+            0 => self.highest_modseq(),
+            m => ModSeq(m),
         }
     }
 
@@ -331,7 +337,14 @@ impl State {
     /// The data of an extension for a mail; zeros where nothing was ever written.
     #[must_use]
     pub fn ext_record(&self, ext: ExtId, row: usize) -> &[u8] {
-        self.extensions.get(ext.0).map_or(&[], |e| e.column.get(row))
+        self.extensions.get(ext.0).map_or(&[], |e| e.column.get(&self.table.stored, row))
+    }
+
+    /// All mails have data of an extension that is not just zeros.
+    #[must_use]
+    pub fn has_records(&self, ext: ExtId) -> bool {
+        let Some(column) = self.extensions.get(ext.0).map(|e| &e.column) else { return self.is_empty() };
+        (0..self.len()).all(|row| column.get(&self.table.stored, row).iter().any(|&b| b != 0))
     }
 
     /// The first four bytes of the data of an extension for a mail, as a number.
@@ -343,7 +356,7 @@ impl State {
     /// How many mails are not \Seen.
     #[must_use]
     pub fn unseen(&self) -> usize {
-        self.table.flags.iter().filter(|&&f| f & Flags::SEEN.bits() == 0).count()
+        (0..self.len()).filter(|&row| self.table.flags(row) & Flags::SEEN.bits() == 0).count()
     }
 
     pub(super) fn record_size(&self) -> usize {

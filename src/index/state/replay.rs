@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::table::fits;
 use super::{Column, DeletedMark, Extension, Field, Pending, Position, Request, State};
@@ -126,10 +127,8 @@ impl State {
                 let mut next = 0;
                 for (uid, modseq) in list.iter() {
                     self.counter = self.counter.max(modseq);
-                    if let Some(row) = self.table.row_near(uid, next)
-                        && let Some(m) = self.table.modseqs.get_mut(row)
-                    {
-                        *m = modseq.max(*m);
+                    if let Some(row) = self.table.row_near(uid, next) {
+                        self.table.set_modseq(row, modseq.max(self.table.modseq(row)));
                         next = row + 1;
                     }
                 }
@@ -184,8 +183,8 @@ impl State {
     fn change_flags(&mut self, r: FlagRange, minor: u8) {
         let counts = r.counts(minor);
         for row in self.rows(r.uids) {
-            let flags = &mut self.table.flags[row];
-            *flags = *flags & !r.remove | r.add;
+            let flags = self.table.flags(row);
+            self.table.set_flags(row, flags & !r.remove | r.add);
             if counts {
                 self.touch(row);
             }
@@ -194,9 +193,7 @@ impl State {
 
     /// The mail gets the modseq of the present record.
     fn touch(&mut self, row: usize) {
-        if let Some(m) = self.table.modseqs.get_mut(row) {
-            *m = self.counter;
-        }
+        self.table.set_modseq(row, self.counter);
     }
 
     fn change_keywords(
@@ -208,8 +205,9 @@ impl State {
         let mut known = HashMap::new();
         for range in ranges {
             for row in self.table.rows(range) {
-                let set = self.table.sets[row];
-                self.table.sets[row] = *known.entry(set).or_insert_with(|| change(&mut self.keywords, set));
+                let set = self.table.set(row);
+                let new = *known.entry(set).or_insert_with(|| change(Arc::make_mut(&mut self.keywords), set));
+                self.table.set_set(row, new);
                 self.touch(row);
             }
         }
@@ -217,7 +215,10 @@ impl State {
 
     /// The number of a keyword. The first one ever, and growth, (re)register the extension (index.md 2.5).
     fn keyword(&mut self, name: &[u8]) -> Result<u32, Bad> {
-        let id = self.keywords.add(name);
+        let id = match self.keywords.find(name) {
+            Some(id) => id,
+            None => Arc::make_mut(&mut self.keywords).add(name),
+        };
         let used = self.keywords.header_size();
         let bytes = self.keywords.len().div_ceil(8);
         if bytes >= 1 << 14 {
@@ -319,7 +320,7 @@ impl State {
         };
         if &*self.extensions[ext].name == "modseq" && self.extensions[ext].record_size == 8 {
             self.counter = self.counter.max(1);
-            self.table.modseqs.resize(self.table.len(), 0);
+            self.table.keep_modseqs();
         }
         self.intro = Context::Live { ext, record_size };
         Ok(())
@@ -344,7 +345,7 @@ impl State {
         e.record_size = size;
         // Modseqs have a column of their own type.
         if &*e.name != "modseq" || size != 8 {
-            e.column.resize(size);
+            e.column.resize(size, &self.table.stored);
         }
         Ok(())
     }
@@ -360,7 +361,7 @@ impl State {
             e.header.fill(0);
             e.column.clear();
             if &*e.name == "modseq" {
-                self.table.modseqs.fill(0);
+                self.table.clear_modseqs();
             }
         }
         self.intro = Context::Live { ext, record_size };
@@ -379,8 +380,10 @@ impl State {
             // Mails that had none yet get the one of the moment when modseqs were switched on (index.md 3.7).
             let highest = self.modseq_header().map_or(0, |h| h.0);
             self.counter = self.counter.max(highest);
-            for m in self.table.modseqs.iter_mut().filter(|m| **m == 0) {
-                *m = highest;
+            for row in 0..self.table.len() {
+                if highest > 0 && self.table.modseq(row) == 0 {
+                    self.table.set_modseq(row, highest);
+                }
             }
         }
         Ok(())
@@ -413,13 +416,13 @@ impl State {
             next = row + 1;
             let data = &entry[4..4 + size];
             if is_modseq {
-                if let (Some(b), Some(m)) = (data.first_chunk::<8>(), self.table.modseqs.get_mut(row)) {
-                    *m = u64::from_le_bytes(*b);
+                if let Some(b) = data.first_chunk::<8>() {
+                    self.table.set_modseq(row, u64::from_le_bytes(*b));
                 }
                 continue;
             }
             // An introduction that shrinks nothing may name fewer bytes than there are.
-            let place = e.column.get_mut(row, rows, self.table.expected);
+            let place = e.column.get_mut(&mut self.table.stored, row, rows, self.table.expected);
             let n = size.min(place.len());
             place[..n].copy_from_slice(&data[..n]);
         }
@@ -431,7 +434,7 @@ impl State {
         let rows = self.table.len();
         let Some(row) = self.table.row(uid) else { return Ok(()) };
         let e = &mut self.extensions[ext];
-        let place = e.column.get_mut(row, rows, self.table.expected);
+        let place = e.column.get_mut(&mut self.table.stored, row, rows, self.table.expected);
         let size = place.len();
         if !matches!(size, 1 | 2 | 4 | 8) {
             return Err(Bad::Replay(format!("increment of a record of {size} bytes")));

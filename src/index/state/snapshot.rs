@@ -1,11 +1,13 @@
 //! A snapshot's bytes: `dovecot.index` in and out (spec: index.md 2).
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::replay::ext_name;
 use super::table::fits;
-use super::{Base, Column, Extension, Field, Position, State, Table};
+use super::{Base, Column, Extension, Field, KeywordTable, Position, SetId, State, Stored, Table};
 use crate::index::error::{Damage, DamageClass};
 use crate::mail::Flags;
 
@@ -23,6 +25,13 @@ impl Layout {
     }
 }
 
+/// What a record has of an extension.
+enum Part<'s> {
+    Keywords,
+    Modseqs,
+    Of(&'s Column),
+}
+
 /// What stands in front of the records.
 struct Front {
     state: State,
@@ -36,12 +45,11 @@ impl State {
     ///
     /// # Errors
     /// [`DamageClass::IndexUnusable`] and [`DamageClass::NeedsFsck`] (index.md 2.6).
-    pub(in crate::index) fn from_snapshot(path: &Path, bytes: &[u8]) -> Result<Self, Damage> {
-        let Front { mut state, layout, header_size } = Self::front(path, bytes, bytes.len())?;
-        let records = &bytes[header_size..header_size + state.field(Field::MESSAGES) as usize * layout.record_size];
-        let record_size = layout.record_size;
+    pub(in crate::index) fn from_snapshot(path: &Path, bytes: Vec<u8>) -> Result<Self, Damage> {
+        let Front { mut state, layout, header_size } = Self::front(path, &bytes, bytes.len())?;
+        let (rows, record_size) = (state.field(Field::MESSAGES) as usize, layout.record_size);
         state
-            .read_records(records, &layout)
+            .read_records(Stored::new(Arc::new(bytes), header_size, record_size, rows), &layout)
             .map_err(|(row, what)| Damage::new(DamageClass::NeedsFsck, path, (header_size + row * record_size) as u64, what))?;
         Ok(state)
     }
@@ -162,6 +170,7 @@ impl State {
         let short = || "keyword names beyond the header".to_owned();
         let count = number(0).ok_or_else(short)?;
         let names = count.checked_mul(8).and_then(|n| header.get(4 + n..)).ok_or_else(short)?;
+        let keywords = Arc::make_mut(&mut self.keywords);
         let mut last = None;
         for i in 0..count {
             let at = number(4 + 8 * i + 4).ok_or_else(short)?;
@@ -172,21 +181,19 @@ impl State {
             let text = names.get(at..).ok_or_else(short)?;
             let end = memchr::memchr(0, text).ok_or_else(short)?;
             let name = &text[..end];
-            if name.is_empty() || self.keywords.find(name).is_some() {
+            if name.is_empty() || keywords.find(name).is_some() {
                 return Err(format!("keyword name {:?}", name.escape_ascii().to_string()));
             }
-            self.keywords.add(name);
+            keywords.add(name);
         }
         Ok(())
     }
 
-    fn read_records(&mut self, records: &[u8], layout: &Layout) -> Result<(), (usize, String)> {
-        let rows = records.len() / layout.record_size;
-        let mut table =
-            Table { uids: Vec::with_capacity(rows), flags: Vec::with_capacity(rows), sets: vec![0; rows], ..Table::default() };
+    /// Takes the rows over as they are, once they are found to be in order.
+    fn read_records(&mut self, stored: Stored, layout: &Layout) -> Result<(), (usize, String)> {
         let next_uid = self.field(Field::NEXT_UID);
         let mut last = 0;
-        for (row, record) in records.chunks_exact(layout.record_size).enumerate() {
+        for (row, record) in stored.records().enumerate() {
             let uid = u32::from_le_bytes([record[0], record[1], record[2], record[3]]);
             if uid <= last {
                 return Err((row, format!("UID {uid} out of order")));
@@ -195,40 +202,20 @@ impl State {
                 return Err((row, format!("UID {uid} although UIDNEXT is {next_uid}")));
             }
             last = uid;
-            table.uids.push(uid);
-            table.flags.push(record[4]);
         }
+        let (mut sets, mut modseqs) = (Vec::new(), None);
         for (ext, &offset) in self.extensions.iter_mut().zip(&layout.offsets) {
-            let size = usize::from(ext.record_size);
-            if size == 0 {
-                continue;
-            }
-            let parts = records.chunks_exact(layout.record_size).map(|r| &r[offset..offset + size]);
             match &*ext.name {
+                _ if ext.record_size == 0 => {}
                 "keywords" => {
-                    let mut known = std::collections::HashMap::new();
-                    // Most mails have none, or those of the mail before.
-                    let mut last = (&[][..], 0);
-                    for (set, bits) in table.sets.iter_mut().zip(parts).filter(|(_, bits)| bits.iter().any(|&b| b != 0)) {
-                        if bits == last.0 {
-                            *set = last.1;
-                            continue;
-                        }
-                        *set = *known.entry(bits).or_insert_with(|| {
-                            let on = |k: &u32| bits.get(*k as usize / 8).is_some_and(|b| b & (1 << (k % 8)) != 0);
-                            let count = u32::try_from(self.keywords.len()).unwrap_or(u32::MAX);
-                            self.keywords.intern((0..count).filter(on).collect())
-                        });
-                        last = (bits, *set);
-                    }
+                    let keywords = Arc::make_mut(&mut self.keywords);
+                    sets = read_sets(keywords, stored.records().map(|r| &r[offset..offset + usize::from(ext.record_size)]));
                 }
-                "modseq" if size == 8 => {
-                    table.modseqs = parts.map(|b| u64::from_le_bytes(b.try_into().expect("the size is 8"))).collect();
-                }
-                _ => ext.column.fill(records, layout.record_size, offset),
+                "modseq" if ext.record_size == 8 => modseqs = Some(Column::stored(8, offset)),
+                _ => ext.column = Column::stored(ext.record_size, offset),
             }
         }
-        self.table = table;
+        self.table = Table::of(stored, sets, modseqs);
         Ok(())
     }
 
@@ -246,19 +233,29 @@ impl State {
         let layout = self.layout();
         let area = self.extension_area(&layout);
         let base_size = base.bytes().len().next_multiple_of(8);
-        let flagged = |bit: Flags| self.table.flags.iter().filter(|&&f| f & bit.bits() != 0).count();
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let first = |wanted: &dyn Fn(u8) -> bool| {
-            let row = self.table.flags.iter().position(|&f| wanted(f));
-            row.map_or(self.field(Field::NEXT_UID), |r| self.table.uids[r])
-        };
+        let (mut seen, mut deleted) = (0, 0);
+        let (mut first_unseen, mut first_deleted) = (None, None);
+        for row in 0..self.len() {
+            let flags = Flags::from_bits(self.table.flags(row));
+            if flags.contains(Flags::SEEN) {
+                seen += 1;
+            } else {
+                first_unseen = first_unseen.or(Some(row));
+            }
+            if flags.contains(Flags::DELETED) {
+                deleted += 1;
+                first_deleted = first_deleted.or(Some(row));
+            }
+        }
+        let uid_of = |row: Option<usize>| row.map_or(self.field(Field::NEXT_UID), |row| self.table.uid(row));
         base.write(4, &number(base_size + area.len()).to_le_bytes());
         base.write(8, &number(layout.record_size).to_le_bytes());
         base.set(Field::MESSAGES, number(self.len()));
-        base.set(Field::SEEN, number(flagged(Flags::SEEN)));
-        base.set(Field::DELETED, number(flagged(Flags::DELETED)));
-        base.set(Field::FIRST_UNSEEN_LOWWATER, first(&|f| f & Flags::SEEN.bits() == 0));
-        base.set(Field::FIRST_DELETED_LOWWATER, first(&|f| f & Flags::DELETED.bits() != 0));
+        base.set(Field::SEEN, number(seen));
+        base.set(Field::DELETED, number(deleted));
+        base.set(Field::FIRST_UNSEEN_LOWWATER, uid_of(first_unseen));
+        base.set(Field::FIRST_DELETED_LOWWATER, uid_of(first_deleted));
         base.set(Field::LOG_SEQ, self.position.seq);
         base.set(Field::LOG_HEAD, self.position.offset);
         base.set(Field::LOG_TAIL, self.tail);
@@ -272,28 +269,36 @@ impl State {
 
     /// Adds the records of these rows.
     pub(in crate::index) fn snapshot_rows(&self, rows: Range<usize>, layout: &Layout, out: &mut Vec<u8>) {
+        let parts = self.extensions.iter().zip(&layout.offsets).filter(|(ext, _)| ext.record_size > 0);
+        let parts: Vec<_> = parts
+            .map(|(ext, &at)| {
+                let part = match &*ext.name {
+                    "keywords" => Part::Keywords,
+                    "modseq" if ext.record_size == 8 => Part::Modseqs,
+                    _ => Part::Of(&ext.column),
+                };
+                (part, at..at + usize::from(ext.record_size))
+            })
+            .collect();
         out.reserve(rows.len() * layout.record_size);
         for row in rows {
             let start = out.len();
             out.resize(start + layout.record_size, 0);
             let record = &mut out[start..];
-            record[..4].copy_from_slice(&self.table.uids[row].to_le_bytes());
-            record[4] = self.table.flags[row];
-            for (ext, &offset) in self.extensions.iter().zip(&layout.offsets) {
-                let place = &mut record[offset..offset + usize::from(ext.record_size)];
-                match &*ext.name {
-                    "keywords" => {
-                        for k in self.keywords.content(self.table.sets[row]) {
+            record[..4].copy_from_slice(&self.table.uid(row).to_le_bytes());
+            record[4] = self.table.flags(row);
+            for (part, at) in &parts {
+                let place = &mut record[at.clone()];
+                match part {
+                    Part::Keywords => {
+                        for k in self.keywords.content(self.table.set(row)) {
                             if let Some(bits) = place.get_mut(*k as usize / 8) {
                                 *bits |= 1 << (k % 8);
                             }
                         }
                     }
-                    "modseq" if place.len() == 8 => {
-                        let m = self.table.modseqs.get(row).copied().unwrap_or(0);
-                        place.copy_from_slice(&m.to_le_bytes());
-                    }
-                    _ => place.copy_from_slice(ext.column.get(row)),
+                    Part::Modseqs => place.copy_from_slice(&self.table.modseq(row).to_le_bytes()),
+                    Part::Of(column) => place.copy_from_slice(column.get(&self.table.stored, row)),
                 }
             }
         }
@@ -371,6 +376,27 @@ impl State {
         }
         out.resize(size, 0);
     }
+}
+
+/// The keyword sets of rows with these bits; what is missing at the end is 0.
+fn read_sets<'r>(keywords: &mut KeywordTable, rows: impl ExactSizeIterator<Item = &'r [u8]>) -> Vec<SetId> {
+    let (len, mut sets) = (rows.len(), Vec::new());
+    let mut known = HashMap::new();
+    // Most mails have none, or those of the mail before.
+    let mut last = (&[][..], 0);
+    for (row, bits) in rows.enumerate().filter(|(_, bits)| bits.iter().any(|&b| b != 0)) {
+        if bits != last.0 {
+            let set = *known.entry(bits).or_insert_with(|| {
+                let on = |k: &u32| bits.get(*k as usize / 8).is_some_and(|b| b & (1 << (k % 8)) != 0);
+                let count = u32::try_from(keywords.len()).unwrap_or(u32::MAX);
+                keywords.intern((0..count).filter(on).collect())
+            });
+            last = (bits, set);
+        }
+        sets.resize(len, 0);
+        sets[row] = last.1;
+    }
+    sets
 }
 
 /// The checks of index.md 2.6 that need nothing but the base header.

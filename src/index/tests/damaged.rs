@@ -43,7 +43,7 @@ fn every_damage_gets_its_verdict() {
                 if wanted["state_from"] == "index only" {
                     let path = folder.join("dovecot.index");
                     let bytes = std::fs::read(&path).expect("is there");
-                    let state = State::from_snapshot(&path, &bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+                    let state = State::from_snapshot(&path, bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
                     assert_eq!(json!(state.uids()), wanted["uids"], "{name}");
                 }
             }

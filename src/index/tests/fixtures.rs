@@ -25,7 +25,7 @@ const FOLDERS: [(&str, &str); 12] = [
 
 /// What the fixtures say about a state, made of ours.
 pub(super) fn describe(state: &State) -> Value {
-    let snapshot = State::from_snapshot(Path::new("snapshot"), &state.to_snapshot()).expect("we read what we write");
+    let snapshot = State::from_snapshot(Path::new("snapshot"), state.to_snapshot()).expect("we read what we write");
     let flags = |row: usize| -> Vec<&str> {
         let bits = state.raw_flags(row);
         let names = [(1, "\\Answered"), (2, "\\Flagged"), (4, "\\Deleted"), (8, "\\Seen"), (16, "\\Draft")];

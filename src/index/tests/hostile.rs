@@ -73,7 +73,7 @@ proptest! {
         if let Some(state) = replay(&bytes) {
             // What was read can be written and read again.
             let snapshot = state.to_snapshot();
-            let _ = State::from_snapshot(Path::new("snapshot"), &snapshot);
+            let _ = State::from_snapshot(Path::new("snapshot"), snapshot);
         }
     }
 
@@ -85,8 +85,8 @@ proptest! {
                 *b = value;
             }
         }
-        if let Ok(state) = State::from_snapshot(Path::new("snapshot"), &bytes) {
-            State::from_snapshot(Path::new("snapshot"), &state.to_snapshot()).expect("we read what we write");
+        if let Ok(state) = State::from_snapshot(Path::new("snapshot"), bytes) {
+            State::from_snapshot(Path::new("snapshot"), state.to_snapshot()).expect("we read what we write");
         }
     }
 
@@ -105,7 +105,7 @@ proptest! {
 
     #[test]
     fn noise(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = State::from_snapshot(Path::new("snapshot"), &bytes);
+        let _ = State::from_snapshot(Path::new("snapshot"), bytes.clone());
         let _ = replay(&bytes);
         if bytes.len() > 40 {
             bytes[..40].copy_from_slice(&Header::new(7, 2, (0, 0), 0, 1).bytes());

@@ -1,13 +1,13 @@
 //! What the transaction log tells of the changes since an earlier run (spec: index.md 7, sync.md 5.6 and 6.1).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::index::error::{Damage, DamageClass, Result};
 use crate::index::handle::{Index, LogText, step};
 use crate::index::log::{Bits, Change, Range, Transactions};
 use crate::index::state::Position;
 use crate::mail::{
-    AttributeChange, AttributeKey, Changes, Flags, Guid128, Keyword, Keywords, LogChange, Mail, ModSeq, Renumbered, Since,
+    AttributeChange, AttributeKey, Changes, Flags, Guid128, Keyword, Keywords, LogChange, MailList, ModSeq, Renumbered, Since,
     Status, Uid,
 };
 
@@ -22,21 +22,22 @@ pub struct Scan<'v> {
     /// Where the view was taken ([`State::position`](crate::index::State::position) of then).
     pub end: Position,
     /// The mails of the view, ascending.
-    pub mails: &'v [Mail],
+    pub mails: &'v dyn MailList,
     /// The numbers of the view.
     pub status: &'v Status,
 }
 
 impl Scan<'_> {
     fn has(&self, uid: u32) -> bool {
-        self.mails.binary_search_by_key(&uid, |m| m.uid.get()).is_ok()
+        Uid::new(uid).is_some_and(|uid| self.mails.position(uid).is_some())
     }
 
     /// The UIDs of the view in a range.
     fn within(&self, range: Range) -> impl Iterator<Item = u32> {
-        let first = self.mails.partition_point(|m| m.uid.get() < range.first);
-        let last = self.mails.partition_point(|m| m.uid.get() <= range.last);
-        self.mails[first..last.max(first)].iter().map(|m| m.uid.get())
+        let from =
+            |uid: Option<u32>| uid.map_or(self.mails.len(), |uid| Uid::new(uid).map_or(0, |uid| self.mails.first_from(uid)));
+        let (first, behind) = (from(Some(range.first)), from(range.last.checked_add(1)));
+        (first..behind).map(|at| self.mails.uid(at).get())
     }
 
     /// Why a state that says so is not of this mailbox as it is now.
@@ -338,7 +339,9 @@ impl Collector<'_, '_> {
         let name = |k: &(u32, bool)| self.keywords.get(k.0 as usize).cloned();
         // A reset removed whatever there was: of that we know the names that other mails of the view have.
         let all: Keywords = if self.seen.values().any(|s| matches!(s, Seen::Flags { reset: true, .. })) {
-            self.scan.mails.iter().flat_map(|m| m.keywords.iter().cloned()).chain(self.keywords.iter().cloned()).collect()
+            let mails = self.scan.mails;
+            let there = (0..mails.len()).map(|at| mails.mail(at).keywords).collect::<HashSet<_>>();
+            there.iter().flat_map(|k| k.iter().cloned()).chain(self.keywords.iter().cloned()).collect()
         } else {
             Keywords::NONE
         };

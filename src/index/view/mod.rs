@@ -3,6 +3,7 @@
 mod changes;
 mod edits;
 mod held;
+mod mails;
 mod save;
 
 use crate::mail::{Identity, Mail, ModSeq, Status, Uid};
@@ -11,19 +12,20 @@ use super::state::{Request, State};
 
 pub use changes::Scan;
 pub use edits::{EditPlan, plan_edits, raise};
+pub use mails::Mails;
 pub use save::{assign_uids, given_since};
 
 impl State {
+    /// The mail of a row.
+    #[must_use]
+    pub fn mail(&self, row: usize) -> Mail {
+        Mail { uid: self.uid(row), flags: self.flags(row), keywords: self.keywords(row).clone(), modseq: self.modseq(row) }
+    }
+
     /// The mails, ascending.
     #[must_use]
     pub fn mails(&self) -> Vec<Mail> {
-        let mail = |row| Mail {
-            uid: self.uid(row),
-            flags: self.flags(row),
-            keywords: self.keywords(row).clone(),
-            modseq: self.modseq(row),
-        };
-        (0..self.len()).map(mail).collect()
+        (0..self.len()).map(|row| self.mail(row)).collect()
     }
 
     /// Another program has begun to make this mailbox and not finished: no mail was ever in it, and it has no UIDVALIDITY. When

@@ -120,6 +120,8 @@ pub struct Change<'a> {
     pub modes: Modes,
     /// `dotlock_use_excl`.
     pub use_excl: bool,
+    /// The file is flushed before it takes the old one's place: as Dovecot does unless `mail_fsync` is `never`.
+    pub durable: bool,
     /// Entries that are not names of this list: Dovecot drops them whenever it writes the file.
     pub invalid: &'a dyn Fn(&[u8]) -> bool,
 }
@@ -153,7 +155,7 @@ impl Change<'_> {
             !drop
         });
         new.write(&file.render())?;
-        new.commit(true)?;
+        new.commit(self.durable)?;
         Ok(true)
     }
 }
@@ -232,7 +234,8 @@ mod tests {
             theirs_sorted.sort_unstable();
             assert_eq!(ours_sorted, theirs_sorted, "{}", text("name"));
 
-            let change = Change { path: &path, separator: '.', modes: Modes::default(), use_excl: true, invalid: &invalid };
+            let change =
+                Change { path: &path, separator: '.', modes: Modes::default(), use_excl: true, durable: true, invalid: &invalid };
             let Some((command, name)) = text("then_run").strip_prefix("mailbox ").and_then(|c| c.split_once(' ')) else {
                 continue;
             };
@@ -246,7 +249,8 @@ mod tests {
     fn a_new_file_is_version_2() {
         let dir = tempfile::tempdir().expect("scratch");
         let path = dir.path().join("subscriptions");
-        let change = Change { path: &path, separator: '/', modes: Modes::default(), use_excl: true, invalid: &invalid };
+        let change =
+            Change { path: &path, separator: '/', modes: Modes::default(), use_excl: true, durable: true, invalid: &invalid };
         let change = Change { invalid: &|_| false, ..change };
         change.set("Foo/B\tr".as_bytes(), true).expect("set");
         assert_eq!(std::fs::read(&path).expect("read"), b"V\t2\n\nFoo\tB\x01tr\n");

@@ -5,14 +5,15 @@
 //! in between leaves a node that leads nowhere, which Dovecot mends from the GUID in the index (`box-name`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{LocalStore, Target};
 use crate::index;
 use crate::index::list_index::ListIndex;
 use crate::mail::{
-    Body, Capabilities, Changes, Committed, Edit, Facts, Floors, Guid128, Keyword, Mail, MailGuid, Mailbox, MailboxGuid, NewMail,
-    Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Committed, Edit, Facts, Floors, Guid128, Keyword, Mail, MailGuid, MailList, Mailbox,
+    MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::fs;
 use crate::store::list::{Layout, List, Stored};
@@ -99,8 +100,8 @@ impl Mailbox for InGuidDirectory {
         self.inner.tidy();
     }
 
-    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
-        self.inner.all_guids()
+    fn list(&self) -> Arc<dyn MailList> {
+        self.inner.list()
     }
 
     fn status(&self) -> Status {

@@ -5,6 +5,7 @@ use super::scan::Draft;
 use super::spaces::fatal;
 use crate::index::mailbox_log::Event;
 use crate::mail::{Class, Error, MailboxName, Result, Timestamp};
+use crate::os::Fsync;
 use crate::store::list::subscriptions::{Change, Subscriptions};
 use crate::store::list::{Decoded, List};
 use std::ffi::OsStr;
@@ -92,6 +93,7 @@ impl LocalStore {
             separator: file.names.storage_separator,
             modes: file.root_modes(),
             use_excl: self.settings.index.dotlock_use_excl,
+            durable: self.settings.index.fsync != Fsync::Never,
             invalid: &invalid,
         };
         if change.set(&entry, subscribed)? {

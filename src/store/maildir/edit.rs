@@ -84,8 +84,8 @@ impl Core {
         }
         let state = locked.state();
         let mut changes = Vec::new();
-        for &uid in state.uids() {
-            let Some(row) = Uid::new(uid).and_then(|uid| state.row(uid)) else { continue };
+        for row in 0..state.len() {
+            let uid = state.uid(row).get();
             if waiting.expunges.contains(&uid) {
                 changes.push((uid, Change::Unlink));
             } else if waiting.flags.contains(&uid) {

@@ -15,12 +15,7 @@ pub(super) const DIRTY: u8 = 0x80;
 /// The requests of the log, for mails that are there.
 pub(super) fn requests(state: &State) -> Requests {
     let mut out = Requests::default();
-    let rows = |&(first, last): &(u32, u32)| {
-        let uids = state.uids();
-        let from = uids.partition_point(|&uid| uid < first);
-        let to = uids.partition_point(|&uid| uid <= last);
-        uids[from..to.max(from)].iter().copied()
-    };
+    let rows = |&(first, last): &(u32, u32)| state.rows_between(first, last).map(|row| state.uid(row).get());
     for pending in state.pending() {
         match &pending.request {
             Request::Flags { uids, .. } => out.flags.extend(rows(uids)),

@@ -107,7 +107,7 @@ impl Core {
         self.sync_locked(&mut lock)?;
         let mut index = self.index.take().expect("holds because a sync makes it");
         let done = index.lock().map_err(Error::from).and_then(|mut locked| {
-            let uids = locked.state().uids().to_vec();
+            let uids = locked.state().uids();
             let list = self.list()?.clone();
             let mut batch = Batch::of(&mut locked, Bits::INTERNAL);
             for uid in uids.iter().filter_map(|&uid| Uid::new(uid)) {

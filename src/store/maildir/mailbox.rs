@@ -9,10 +9,11 @@ use super::core::Core;
 use super::name;
 use super::stage::{self, Rules, Stage, Text};
 use super::uidlist::Stamp;
-use crate::index::{Position, Scan, Version};
+use crate::index::{Mails, Position, Scan, Version};
 use crate::mail::{
     Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, FileRange, Floors, Guid128, Identity, Mail, MailGuid,
-    Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Timestamp, Uid, UidValidity,
+    MailList, Mailbox, MailboxGuid, ModSeq, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Timestamp, Uid,
+    UidValidity,
 };
 use crate::os::lock::LockFile;
 use crate::store::decode::{self, Decoded, Plugins, Stored};
@@ -30,7 +31,7 @@ pub(super) struct MaildirMailbox {
     opened: Option<(Uid, Metadata)>,
     // Cached saved dates of the view's mails, 0 = none; read when the first one is wanted.
     saved: Option<Vec<u32>>,
-    mails: Vec<Mail>,
+    mails: Arc<dyn MailList>,
     status: Status,
     views: u64,
     // What the view is a view of.
@@ -56,7 +57,7 @@ impl MaildirMailbox {
             linked: Vec::new(),
             saved: None,
             opened: None,
-            mails: Vec::new(),
+            mails: Arc::new(Vec::new()),
             status: Status {
                 identity: empty,
                 messages: 0,
@@ -79,7 +80,7 @@ impl MaildirMailbox {
         self.saved = None;
         self.opened = None;
         if let Some(frozen) = &mut self.core.frozen {
-            self.mails = std::mem::take(&mut frozen.mails);
+            self.mails = Arc::new(std::mem::take(&mut frozen.mails));
             self.views += 1;
             self.taken = None;
             self.status = frozen.status;
@@ -92,7 +93,7 @@ impl MaildirMailbox {
         let state = index.state();
         let now = (index.version(), self.core.uidlist.known_stamp());
         if self.taken.is_none_or(|taken| taken.0 != now.0) {
-            self.mails = state.mails();
+            self.mails = Arc::new(Mails::of(state));
         }
         let before = self.taken.replace(now);
         if now.1.is_none() || before != Some(now) {
@@ -113,14 +114,14 @@ impl MaildirMailbox {
             let dates = match &self.core.index {
                 Some(index) => {
                     let by_row = index.cached_save_dates()?;
-                    let date = |mail: &Mail| index.state().row(mail.uid).map_or(0, |row| by_row[row]);
-                    self.mails.iter().map(date).collect()
+                    let date = |at| index.state().row(self.mails.uid(at)).map_or(0, |row| by_row[row]);
+                    (0..self.mails.len()).map(date).collect()
                 }
                 None => vec![0; self.mails.len()],
             };
             self.saved = Some(dates);
         }
-        let row = self.mails.binary_search_by_key(&uid, |m| m.uid).ok();
+        let row = self.mails.position(uid);
         let date = row.and_then(|row| self.saved.as_ref()?.get(row).copied());
         Ok(date.filter(|d| *d > 0).map(Timestamp))
     }
@@ -198,7 +199,11 @@ impl Mailbox for MaildirMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        &self.mails
+        self.mails.all()
+    }
+
+    fn list(&self) -> Arc<dyn MailList> {
+        self.mails.clone()
     }
 
     fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
@@ -263,7 +268,7 @@ impl Mailbox for MaildirMailbox {
     fn changes(&mut self, since: Since) -> Result<Changes> {
         // Without an index nothing was ever written down.
         let Some(index) = &self.core.index else { return Ok(Changes::default()) };
-        Ok(index.changes(&Scan { since, end: self.end, mails: &self.mails, status: &self.status })?)
+        Ok(index.changes(&Scan { since, end: self.end, mails: &*self.mails, status: &self.status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {

@@ -67,8 +67,7 @@ fn requested(state: &State) -> BTreeSet<Uid> {
     let mut uids = BTreeSet::new();
     for pending in state.pending() {
         let Request::Expunge { uids: (first, last), guid } = &pending.request else { continue };
-        let from = state.uids().partition_point(|u| u < first);
-        for row in (from..state.len()).take_while(|&row| state.uids()[row] <= *last) {
+        for row in state.rows_between(*first, *last) {
             // A request for another mail is ignored, as 2.4 does (dbox.md 3.9).
             let own = view::reference(state, row).guid;
             if guid.is_none_or(|g| g.is_zero() || own.is_zero() || g == own) {

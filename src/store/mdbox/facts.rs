@@ -66,11 +66,16 @@ pub(super) enum Unreadable {
     Failed(crate::mail::Error),
 }
 
+/// How many mails go together.
+const PIECE: usize = 64;
+
+type Piece = [Option<Known>; PIECE];
+
 /// [`Known`] of each mail of a view, by its position.
 #[derive(Debug, Default)]
 pub(super) struct FactTable {
-    /// Empty as long as nothing is known.
-    slots: Vec<Option<Known>>,
+    /// In pieces, which are there when something is known of one of their mails; empty as long as nothing is known at all.
+    pieces: Vec<Option<Box<Piece>>>,
     len: usize,
     /// The position behind what was read last, and how much that was: asked for that one next, more is read at once.
     next: usize,
@@ -81,30 +86,41 @@ impl FactTable {
     /// For a new view. `kept` tells for each position of the new view where the same mail was in the old one.
     pub fn renew(&mut self, len: usize, kept: impl Iterator<Item = Option<usize>>) {
         self.len = len;
-        let mut old = std::mem::take(&mut self.slots);
+        let mut old = std::mem::take(&mut self.pieces);
         if old.is_empty() {
             return;
         }
-        self.slots = kept.map(|at| at.and_then(|at| old.get_mut(at)?.take())).collect();
-        self.slots.resize(len, None);
+        for (at, was) in kept.enumerate() {
+            if let Some(known) = was.and_then(|was| old.get_mut(was / PIECE)?.as_mut()?[was % PIECE].take()) {
+                self.put(at, known);
+            }
+        }
     }
 
     /// Nothing is known of any mail.
     pub const fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.pieces.is_empty()
     }
 
     pub fn get(&self, at: usize) -> Option<&Known> {
-        self.slots.get(at)?.as_ref()
+        self.pieces.get(at / PIECE)?.as_ref()?[at % PIECE].as_ref()
+    }
+
+    fn put(&mut self, at: usize, known: Known) {
+        if self.pieces.is_empty() {
+            self.pieces.resize_with(self.len.div_ceil(PIECE), || None);
+        }
+        if let Some(piece) = self.pieces.get_mut(at / PIECE) {
+            piece.get_or_insert_with(|| Box::new([const { None }; PIECE]))[at % PIECE] = Some(known);
+        }
     }
 
     /// Notes what was read of a mail for another reason.
     pub fn learn(&mut self, at: usize, message: &Message, guid128: Guid128) {
-        self.slots.resize(self.len, None);
-        if let Some(slot) = self.slots.get_mut(at)
-            && slot.is_none()
+        if self.get(at).is_none()
+            && let Ok(known) = Known::of(message, guid128)
         {
-            *slot = Known::of(message, guid128).ok();
+            self.put(at, known);
         }
     }
 
@@ -124,24 +140,25 @@ impl FactTable {
             Err(OpenError::Failed(e)) => return Err(Unreadable::Failed(e)),
         };
         let known = read_one(&file, wanted.offset, guid128)?;
-        self.slots.resize(self.len, None);
-        match self.slots.get_mut(at) {
-            Some(slot) => *slot = Some(known),
-            None => return Err(Unreadable::Missing),
+        if at >= self.len {
+            return Err(Unreadable::Missing);
         }
+        self.put(at, known);
 
         self.ahead = if at == self.next { (self.ahead * 4).clamp(1, AHEAD) } else { 0 };
-        let end = self.slots.len().min(at + 1 + self.ahead);
+        let end = self.len.min(at + 1 + self.ahead);
         self.next = end;
         let mut others: Vec<(MapRecord, usize, Guid128)> = (at + 1..end)
-            .filter(|&i| self.slots[i].is_none())
+            .filter(|&i| self.get(i).is_none())
             .filter_map(|i| place(i).map(|(record, guid)| (record, i, guid)))
             .collect();
         others.sort_unstable_by_key(|(record, ..)| (record.file_id, record.offset));
         for group in others.chunk_by(|a, b| a.0.file_id == b.0.file_id) {
             let Ok(file) = files.open(group[0].0.file_id) else { continue };
             for (record, i, guid) in group {
-                self.slots[*i] = read_one(&file, record.offset, *guid).ok();
+                if let Ok(known) = read_one(&file, record.offset, *guid) {
+                    self.put(*i, known);
+                }
             }
         }
         Ok(())

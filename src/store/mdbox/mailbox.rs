@@ -1,5 +1,6 @@
 //! An opened mailbox: its view, and what it passes on to reading, saving, editing and rebuilding.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::edit;
@@ -10,8 +11,8 @@ use super::storage::{Shared, bad_index, cut_off_rest};
 use super::view::{self, BadIndex, View};
 use crate::index::{self, DeletedMark, Index, Request, Scan, State, Version};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, Mailbox,
-    MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Guid128, Identity, Mail, MailGuid, MailList,
+    Mailbox, MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::lock::LockFile;
 use crate::store::Settings;
@@ -23,7 +24,7 @@ pub(super) struct MdboxMailbox {
     pub(super) storage: Shared,
     pub(super) place: Place,
     pub(super) index: Index,
-    pub(super) view: View,
+    pub(super) view: Arc<View>,
     /// What the view is a view of, and how many there were.
     taken: (Version, u64),
     pub(super) facts: FactTable,
@@ -43,12 +44,12 @@ impl MdboxMailbox {
             }
             let mut index = storage.open_index(place)?;
             cut_off_rest(&mut index)?;
-            let view = view_of(&index, storage.map.uid_validity(), place)?;
+            let view = Arc::new(view_of(&index, storage.map.uid_validity(), place)?);
             (index, view)
         };
         let (storage, place) = (storage.clone(), place.clone());
         let mut facts = FactTable::default();
-        facts.renew(view.mails.len(), std::iter::empty());
+        facts.renew(view.len(), std::iter::empty());
         let taken = (index.version(), 1);
         let mut opened = Self { storage, place, index, view, taken, facts, staging: Staging::default(), run_lock: None };
         if opened.has_requests() {
@@ -76,17 +77,17 @@ impl MdboxMailbox {
         let new = view_of(&self.index, map, &self.place)?;
         let same = new.status.identity.uidvalidity == self.view.status.identity.uidvalidity
             && new.status.identity.guid == self.view.status.identity.guid;
-        let kept = new.mails.iter().zip(&new.references).map(|(mail, reference)| {
-            let at = self.view.position(mail.uid)?;
-            (same && self.view.references[at] == *reference).then_some(at)
+        let kept = (0..new.len()).map(|row| {
+            let at = self.view.position(new.uid(row))?;
+            (same && self.view.reference(at) == new.reference(row)).then_some(at)
         });
         if self.facts.is_empty() {
-            self.facts.renew(new.mails.len(), std::iter::empty());
+            self.facts.renew(new.len(), std::iter::empty());
         } else {
             let kept: Vec<_> = kept.collect();
-            self.facts.renew(new.mails.len(), kept.into_iter());
+            self.facts.renew(new.len(), kept.into_iter());
         }
-        self.view = new;
+        self.view = Arc::new(new);
         self.taken = (self.index.version(), self.taken.1 + 1);
         Ok(())
     }
@@ -203,33 +204,31 @@ impl Mailbox for MdboxMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        &self.view.mails
+        self.view.all()
+    }
+
+    fn list(&self) -> Arc<dyn MailList> {
+        self.view.clone()
     }
 
     fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
         let at = self.position(uid)?;
-        let guid128 = self.view.references[at].guid;
+        let guid128 = self.view.reference(at).guid;
         Ok(self.known(at)?.guid(guid128))
     }
 
     fn guid128(&mut self, uid: Uid) -> Result<Guid128> {
         let at = self.position(uid)?;
-        match self.view.references[at].guid {
+        match self.view.reference(at).guid {
             Guid128::ZERO => Ok(self.guid(uid)?.to_128()),
             guid => Ok(guid),
         }
     }
 
-    fn all_guids(&self) -> Option<Vec<Option<Guid128>>> {
-        let references = &self.view.references;
-        let complete = references.iter().all(|r| !r.guid.is_zero());
-        complete.then(|| references.iter().map(|r| Some(r.guid)).collect())
-    }
-
     fn facts(&mut self, uid: Uid) -> Result<Facts> {
         let at = self.position(uid)?;
         let pop3 = self.view.pop3;
-        let saved = self.view.references[at].record.map(|r| r.saved).unwrap_or_default();
+        let saved = self.view.reference(at).record.map(|r| r.saved).unwrap_or_default();
         let in_alt = self.in_alt(at);
         let known = self.known(at)?;
         Ok(Facts {
@@ -248,8 +247,8 @@ impl Mailbox for MdboxMailbox {
     }
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
-        let View { mails, status, end, .. } = &self.view;
-        Ok(self.index.changes(&Scan { since, end: *end, mails, status })?)
+        let view = &*self.view;
+        Ok(self.index.changes(&Scan { since, end: view.end(), mails: view, status: &view.status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {

@@ -4,7 +4,7 @@ use super::facts::{Known, Unreadable};
 use super::mailbox::MdboxMailbox;
 use super::record::MailRecord;
 use super::storage::Storage;
-use crate::mail::{Body, Class, Error, Result, Uid};
+use crate::mail::{Body, Class, Error, MailList, Result, Uid};
 
 impl MdboxMailbox {
     /// The metadata of the mail at a position of the view.
@@ -12,18 +12,18 @@ impl MdboxMailbox {
         if self.facts.get(at).is_none() {
             self.read_facts(at)?;
         }
-        let uid = self.view.mails[at].uid;
+        let uid = self.view.uid(at);
         self.facts.get(at).ok_or_else(|| Error::new(Class::Temporary, format!("UID {uid}: metadata cannot be read")))
     }
 
     fn read_facts(&mut self, at: usize) -> Result<()> {
-        let uid = self.view.mails[at].uid;
+        let uid = self.view.uid(at);
         let record = self.map_record(at)?;
         let mut held = self.storage.get();
         let Storage { map, files, .. } = &mut *held;
-        let references = &self.view.references;
+        let view = &self.view;
         let place = |i: usize| {
-            let reference = references.get(i)?;
+            let reference = (i < view.len()).then(|| view.reference(i))?;
             Some((map.lookup(reference.record?.map_uid)?.place, reference.guid))
         };
         match self.facts.read(at, files, place) {
@@ -37,7 +37,7 @@ impl MdboxMailbox {
             drop(held);
             return Err(self.lost(uid, record));
         };
-        let guid = self.view.references[at].guid;
+        let guid = self.view.reference(at).guid;
         let only = |i: usize| (i == at).then_some((listed.place, guid));
         match self.facts.read(at, &mut held.files, only) {
             Ok(_) => Ok(()),
@@ -51,15 +51,15 @@ impl MdboxMailbox {
 
     /// Whether the mail at a position lies in the alternative storage.
     pub(super) fn in_alt(&self, at: usize) -> bool {
-        let Some(record) = self.view.references[at].record else { return false };
+        let Some(record) = self.view.reference(at).record else { return false };
         let mut storage = self.storage.get();
         storage.map.lookup(record.map_uid).is_some_and(|listed| storage.files.in_alt(listed.place.file_id))
     }
 
     /// What the index says of the mail at a position.
     pub(super) fn map_record(&self, at: usize) -> Result<MailRecord> {
-        let uid = self.view.mails[at].uid;
-        self.view.references[at].record.ok_or_else(|| {
+        let uid = self.view.uid(at);
+        self.view.reference(at).record.ok_or_else(|| {
             let path = super::storage::index_files(&self.place).log();
             Error::new(Class::Temporary, format!("UID {uid}: {}: map uid lost", path.display()))
         })
@@ -67,7 +67,7 @@ impl MdboxMailbox {
 
     /// The text of the mail at a position.
     pub(super) fn text(&mut self, at: usize) -> Result<Body> {
-        let uid = self.view.mails[at].uid;
+        let uid = self.view.uid(at);
         let record = self.map_record(at)?;
         let mut held = self.storage.get();
         let found = held.open_mail(record.map_uid).map_err(|e| e.at(format_args!("UID {uid}")))?;
@@ -80,7 +80,7 @@ impl MdboxMailbox {
         let file = file.around(offset, u64::from(listed.place.size)).map_err(bad)?;
         let message = file.message(offset).map_err(bad)?;
         // Whoever wants the text wants to know the rest as well. What is wrong with it shows when it is asked for.
-        self.facts.learn(at, &message, self.view.references[at].guid);
+        self.facts.learn(at, &message, self.view.reference(at).guid);
         held.rules.text(&file, &message, None).map_err(bad)
     }
 

@@ -7,7 +7,7 @@ use super::facts::Known;
 use super::mailbox::MdboxMailbox;
 use super::record::MAX_REFS;
 use super::storage::Storage;
-use crate::mail::{Body, Class, Error, Guid128, NewMail, Original, Result, SaveError, Uid};
+use crate::mail::{Body, Class, Error, Guid128, MailList, NewMail, Original, Result, SaveError, Uid};
 use crate::os::Fsync;
 use crate::store::dbox::{DboxFile, Message, NewMessage, NewMetadata, Temp, Writer, Written};
 
@@ -254,7 +254,7 @@ impl MdboxMailbox {
     /// The text of the mail at a position, for a mail with this metadata.
     pub(super) fn instance(&mut self, mail: &NewMail, at: usize) -> std::result::Result<Text, SaveError> {
         let record = self.map_record(at)?;
-        let guid128 = self.view.references[at].guid;
+        let guid128 = self.view.reference(at).guid;
         // Without the record Dovecot would not count the reference back at the expunge (dbox.md 3.4).
         if !guid128.is_zero() && same_known(mail, self.known(at)?, guid128) {
             let storage = self.storage.get();
@@ -267,7 +267,7 @@ impl MdboxMailbox {
 
     /// A new physical copy of the mail at a position.
     fn copy_of(&mut self, mail: &NewMail, at: usize) -> std::result::Result<Text, SaveError> {
-        let uid = self.view.mails[at].uid;
+        let uid = self.view.uid(at);
         let record = self.map_record(at)?;
         let mut held = self.storage.get();
         let storage = &mut *held;

@@ -1,10 +1,10 @@
 //! The mails of a mailbox as its index has them at one moment (dbox.md 3.4).
 
 use super::record::{GUID, MDBOX, MailRecord};
-use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::index::{ExtId, Position, State};
-use crate::mail::{Guid128, Identity, Mail, Status, Uid};
+use crate::index::{ExtId, Mails, Position, State};
+use crate::mail::{Guid128, Identity, Mail, MailList, Status, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// What is wrong with a mailbox index that is readable as such.
@@ -62,6 +62,7 @@ pub(super) fn reference(state: &State, row: usize) -> Reference {
 }
 
 /// Where references are in an index.
+#[derive(Debug)]
 struct Columns {
     records: Option<ExtId>,
     guids: Option<ExtId>,
@@ -74,23 +75,24 @@ impl Columns {
 
     fn reference(&self, state: &State, row: usize) -> Reference {
         let record = self.records.and_then(|ext| MailRecord::parse(state.ext_record(ext, row)));
+        Reference { record, guid: self.guid(state, row) }
+    }
+
+    fn guid(&self, state: &State, row: usize) -> Guid128 {
         let guid = self.guids.and_then(|ext| state.ext_record(ext, row).first_chunk::<16>().copied());
-        Reference { record, guid: Guid128(guid.unwrap_or_default()) }
+        Guid128(guid.unwrap_or_default())
     }
 }
 
-/// A view: it stays as it is while others change the mailbox.
+/// A view: it stays as it is while others change the mailbox. It shares the index's rows and makes nothing for all mails.
 #[derive(Debug)]
 pub(super) struct View {
-    pub mails: Vec<Mail>,
-    /// One for each of `mails`.
-    pub references: Vec<Reference>,
+    mails: Mails,
+    columns: Columns,
     pub status: Status,
     pub pop3: Pop3,
-    /// Up to where the log is in it.
-    pub end: Position,
-    /// Whoever asks for mails one after the other asks for this one next.
-    next: Cell<usize>,
+    // Whoever asks for mails one after the other asks for this one next.
+    next: AtomicUsize,
 }
 
 impl View {
@@ -98,20 +100,58 @@ impl View {
     pub fn of(state: &State) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let columns = Columns::of(state);
-        let references = (0..state.len()).map(|row| columns.reference(state, row)).collect();
-        let (mails, status) = (state.mails(), state.status(identity));
-        Ok(Self { mails, references, status, pop3: pop3(state, &header), end: state.position(), next: Cell::new(0) })
+        Ok(Self {
+            columns: Columns::of(state),
+            status: state.status(identity),
+            pop3: pop3(state, &header),
+            mails: Mails::of(state),
+            next: AtomicUsize::new(0),
+        })
     }
 
-    /// The position of a mail.
-    pub fn position(&self, uid: Uid) -> Option<usize> {
-        let next = self.next.get();
-        let at = match self.mails.get(next) {
-            Some(mail) if mail.uid == uid => next,
-            _ => self.mails.binary_search_by_key(&uid, |m| m.uid).ok()?,
-        };
-        self.next.set(at + 1);
+    /// Up to where the log is in it.
+    pub const fn end(&self) -> Position {
+        self.mails.state().position()
+    }
+
+    /// What the index says of the mail at a position.
+    pub fn reference(&self, at: usize) -> Reference {
+        self.columns.reference(self.mails.state(), at)
+    }
+}
+
+impl MailList for View {
+    fn len(&self) -> usize {
+        self.mails.len()
+    }
+
+    fn uid(&self, at: usize) -> Uid {
+        self.mails.uid(at)
+    }
+
+    fn mail(&self, at: usize) -> Mail {
+        self.mails.mail(at)
+    }
+
+    fn all(&self) -> &[Mail] {
+        self.mails.all()
+    }
+
+    fn guid(&self, at: usize) -> Option<Guid128> {
+        Some(self.columns.guid(self.mails.state(), at)).filter(|guid| !guid.is_zero())
+    }
+
+    fn has_guids(&self) -> bool {
+        match self.columns.guids {
+            Some(ext) if self.mails.state().ext_record_size(ext) == 16 => self.mails.state().has_records(ext),
+            _ => self.is_empty(),
+        }
+    }
+
+    fn position(&self, uid: Uid) -> Option<usize> {
+        let next = self.next.load(Ordering::Relaxed);
+        let at = if next < self.len() && self.uid(next) == uid { next } else { self.mails.position(uid)? };
+        self.next.store(at + 1, Ordering::Relaxed);
         Some(at)
     }
 }

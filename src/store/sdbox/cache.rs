@@ -27,7 +27,7 @@ pub(super) fn look_up(index: &Index, view: &mut View, row: usize) {
     let state = index.state();
     // The index may know of changes that the view does not.
     let by_state: HashMap<usize, usize> =
-        rows.into_iter().filter_map(|row| Some((state.row(view.mails[row].uid)?, row))).collect();
+        rows.into_iter().filter_map(|row| Some((state.row(view.mails.uid(row))?, row))).collect();
     let slots = &mut view.slots;
     let found = |at: usize, field: CacheField, data: &[u8]| {
         let Some(slot) = by_state.get(&at).and_then(|&row| slots.get_mut(row)) else { return };

@@ -73,8 +73,7 @@ pub(super) fn empty(place: &Place, settings: &Settings) -> Result<()> {
     let index = Index::open(index_files(place), options)?;
     let mut mailbox = SdboxMailbox::open(place.clone(), settings.clone(), index)?;
     if mailbox.index.state().deleted() == DeletedMark::None {
-        let edits: Vec<_> =
-            mailbox.view.mails.iter().map(|m| Edit { uid: m.uid, expect: None, kind: EditKind::Expunge }).collect();
+        let edits: Vec<_> = mailbox.view.uids().map(|uid| Edit { uid, expect: None, kind: EditKind::Expunge }).collect();
         super::edit::edit(&mut mailbox, &edits)?;
     }
     let mut locked = mailbox.index.lock()?;

@@ -145,8 +145,7 @@ fn requested(state: &State) -> Vec<Uid> {
     let mut uids = Vec::new();
     for pending in state.pending() {
         if let Request::Expunge { uids: (first, last), .. } = pending.request {
-            let from = state.uids().partition_point(|&u| u < first);
-            uids.extend(state.uids()[from..].iter().take_while(|&&u| u <= last).filter_map(|&u| Uid::new(u)));
+            uids.extend(state.rows_between(first, last).map(|row| state.uid(row)));
         }
     }
     uids.sort_unstable();
@@ -186,7 +185,7 @@ pub(super) fn set_identity(mailbox: &mut SdboxMailbox, guid: MailboxGuid, uidval
     let old = mailbox.identity();
     let mut moved = Vec::new();
     if old.guid != guid && mailbox.settings.attachment_dir.is_some() {
-        let uids: Vec<_> = mailbox.view.mails.iter().map(|m| m.uid).collect();
+        let uids: Vec<_> = mailbox.view.uids().collect();
         for victim in victims(mailbox, uids.into_iter())? {
             let Some((attachments, parts)) = victim.external else { continue };
             attachments.link(&parts, mailbox.owner(victim.uid), Owner { mailbox: guid, uid: victim.uid })?;

@@ -1,5 +1,6 @@
 //! An opened sdbox mailbox: reading, and where the writing calls go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::files::{Files, OpenError, Opened};
@@ -7,8 +8,8 @@ use super::stage::{Source, Stage};
 use super::view::{self, View};
 use crate::index::{Index, Locked, Request, Scan, State, Version};
 use crate::mail::{
-    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, Mailbox, MailboxGuid,
-    NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
+    Body, Capabilities, Changes, Class, Committed, Edit, Error, Facts, Floors, Identity, Mail, MailGuid, MailList, Mailbox,
+    MailboxGuid, NewMail, Original, Rebuild, Result, SaveError, Since, Status, Uid, UidValidity,
 };
 use crate::os::lock::LockFile;
 use crate::store::Settings;
@@ -216,7 +217,11 @@ impl Mailbox for SdboxMailbox {
     }
 
     fn mails(&self) -> &[Mail] {
-        &self.view.mails
+        self.view.mails.all()
+    }
+
+    fn list(&self) -> Arc<dyn MailList> {
+        self.view.mails.clone()
     }
 
     fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
@@ -252,7 +257,7 @@ impl Mailbox for SdboxMailbox {
 
     fn changes(&mut self, since: Since) -> Result<Changes> {
         let View { end, mails, status, .. } = &self.view;
-        Ok(self.index.changes(&Scan { since, end: *end, mails, status })?)
+        Ok(self.index.changes(&Scan { since, end: *end, mails: &**mails, status })?)
     }
 
     fn stage(&mut self, mail: NewMail, body: Body) -> std::result::Result<(), SaveError> {

@@ -1,7 +1,9 @@
 //! The mails of a mailbox as its index has them at one moment, and what was learned of them from their files.
 
-use crate::index::{Position, State};
-use crate::mail::{Facts, Identity, Mail, MailGuid, Status, Timestamp, Uid};
+use std::sync::Arc;
+
+use crate::index::{Mails, Position, State};
+use crate::mail::{Facts, Identity, MailGuid, MailList, Status, Timestamp, Uid};
 use crate::store::dbox::{IndexHeader, Pop3};
 
 /// Index record flag: the mail is in the alternative storage (dbox.md 2.2).
@@ -53,7 +55,7 @@ pub(super) struct Slot {
 /// A view: it stays as it is while others change the mailbox.
 #[derive(Debug)]
 pub(super) struct View {
-    pub mails: Vec<Mail>,
+    pub mails: Arc<dyn MailList>,
     pub status: Status,
     /// Where in the log it was taken.
     pub end: Position,
@@ -67,31 +69,36 @@ impl View {
     pub fn of(state: &State, old: Option<Self>) -> Result<Self, BadIndex> {
         let identity = identity(state)?;
         let header = header(state)?;
-        let mails = state.mails();
+        let mails = Mails::of(state);
         let pop3 = pop3(state, &header);
         let mut slots = vec![Slot::default(); mails.len()];
         if let Some(old) =
             old.filter(|old| old.status.identity == Identity { uid_next: old.status.identity.uid_next, ..identity })
             && old.pop3 == pop3
         {
-            let mut rest = slots.iter_mut().zip(&mails).peekable();
-            for (mail, known) in old.mails.iter().zip(old.slots) {
-                while rest.next_if(|(_, m)| m.uid < mail.uid).is_some() {}
-                if let Some((slot, _)) = rest.next_if(|(_, m)| m.uid == mail.uid) {
+            let mut rest = slots.iter_mut().zip((0..mails.len()).map(|at| mails.uid(at))).peekable();
+            for (uid, known) in (0..old.mails.len()).map(|at| old.mails.uid(at)).zip(old.slots) {
+                while rest.next_if(|(_, u)| *u < uid).is_some() {}
+                if let Some((slot, _)) = rest.next_if(|(_, u)| *u == uid) {
                     *slot = known;
                 }
             }
         }
-        Ok(Self { mails, status: state.status(identity), end: state.position(), pop3, slots })
+        Ok(Self { mails: Arc::new(mails), status: state.status(identity), end: state.position(), pop3, slots })
     }
 
     /// A view of nothing, of the same mailbox.
-    pub const fn empty_of(other: &Self) -> Self {
-        Self { mails: Vec::new(), status: other.status, end: other.end, pop3: other.pop3, slots: Vec::new() }
+    pub fn empty_of(other: &Self) -> Self {
+        Self { mails: Arc::new(Vec::new()), status: other.status, end: other.end, pop3: other.pop3, slots: Vec::new() }
+    }
+
+    /// The UIDs of all mails.
+    pub fn uids(&self) -> impl Iterator<Item = Uid> {
+        (0..self.mails.len()).map(|at| self.mails.uid(at))
     }
 
     /// The row of a mail.
     pub fn row(&self, uid: Uid) -> Option<usize> {
-        self.mails.binary_search_by_key(&uid, |m| m.uid).ok()
+        self.mails.position(uid)
     }
 }

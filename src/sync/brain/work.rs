@@ -154,15 +154,7 @@ impl<'a> Brain<'a> {
             let ready = locked.and_then(|(mut mailbox, look)| {
                 mailbox.refresh()?;
                 check(&*mailbox, pair)?;
-                Ok(Round {
-                    start,
-                    mailbox,
-                    look,
-                    before: None,
-                    seen: Vec::new(),
-                    name: &pair.local,
-                    report: RoundReport::default(),
-                })
+                Ok(Round { start, mailbox, look, before: None, seen: None, name: &pair.local, report: RoundReport::default() })
             });
             pairs.push(pair);
             rounds.push(ready.map_err(|e| {

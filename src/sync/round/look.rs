@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Look, Round};
-use crate::mail::{self, Guid128, Since, Uid};
+use crate::mail::{self, Since};
 use crate::sync::facts;
 use crate::sync::merge::{self, Context, Facts, Missing};
 use crate::sync::{Algorithm, Mode};
@@ -41,7 +41,7 @@ impl Round<'_> {
             }
             None => facts::with_changes(&mut *self.mailbox, &look.guids, changes, &options.filter),
         };
-        remember_expunged(&mut now, self.before.as_deref(), &self.seen);
+        remember_expunged(&mut now, self.before.as_deref(), self.seen.as_ref());
         let now = Arc::new(now);
         // A backup asks no log.
         self.before = (!matches!(self.mode(), Mode::Backup(_))).then(|| Arc::clone(&now));
@@ -85,9 +85,9 @@ impl Round<'_> {
 }
 
 /// A log may tell an expunge without the GUID of the mail, which was there a moment ago.
-fn remember_expunged(now: &mut Facts, before: Option<&Facts>, seen: &[(Uid, Option<Guid128>)]) {
+fn remember_expunged(now: &mut Facts, before: Option<&Facts>, seen: Option<&facts::Guids>) {
     for gone in now.expunged.iter_mut().filter(|e| e.guid.is_none()) {
         let known = before.and_then(|b| b.item(gone.uid)).and_then(|i| i.guid);
-        gone.guid = known.or_else(|| seen[seen.binary_search_by_key(&gone.uid, |s| s.0).ok()?].1);
+        gone.guid = known.or_else(|| seen?.of(gone.uid));
     }
 }

@@ -121,7 +121,7 @@ pub struct Round<'a> {
     /// What was known in the round before.
     pub before: Option<Arc<Facts>>,
     /// All mails of then, where the facts were partial.
-    pub seen: Vec<(Uid, Option<Guid128>)>,
+    pub seen: Option<facts::Guids>,
     /// Its name, for messages.
     pub name: &'a MailboxName,
     /// What came of it.
@@ -373,7 +373,7 @@ impl Round<'_> {
         let partial = decided.own.partial;
         if partial && let Some(look) = self.look.take() {
             // What an expunge in the log was about must be known in another round, too.
-            self.seen = self.mailbox.mails().iter().map(|m| m.uid).zip(look.guids.all).collect();
+            self.seen = Some(look.guids);
         }
         let surprised = self.make_true(decided, turn, at_hand)?;
         decided.outcome.mails = Vec::new();
@@ -385,8 +385,8 @@ impl Round<'_> {
             self.mailbox.renew()?;
         }
         // With partial facts nobody has looked at the other mails yet.
-        let guids = partial.then(|| facts::guids(&mut *self.mailbox).all);
-        let digest = facts::digest(self.mailbox.mails(), guids.as_deref());
+        let guids = partial.then(|| facts::guids(&mut *self.mailbox));
+        let digest = facts::digest(&*self.mailbox.list(), guids.as_ref());
         Ok(RoundEnd { status: self.mailbox.status(), digest, acted, surprised })
     }
 
@@ -478,13 +478,13 @@ fn previous(uid: Uid) -> Option<Uid> {
 /// The own side of a mailbox, as the other side gets to see it.
 pub fn offer(mailbox: &dyn Mailbox, guids: &facts::Guids, start: &Start<'_>) -> Offer {
     let status = mailbox.status();
-    let digest = || facts::digest(mailbox.mails(), Some(&guids.all));
+    let digest = || facts::digest(&*mailbox.list(), Some(guids));
     Offer {
         guid: status.identity.guid,
         status,
         capabilities: mailbox.capabilities(),
         digest: if start.has_state(&status) { NO_DIGEST } else { digest() },
-        doubtful: guids.all.iter().any(Option::is_none),
+        doubtful: !guids.are_all_known(),
         attributes: None,
     }
 }

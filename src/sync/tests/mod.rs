@@ -309,7 +309,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         }
         return report;
     }
-    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: Vec::new(), name: &name, report })];
+    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: None, name: &name, report })];
     let mut copies = Copies { last: &mut LastCopy::default(), store: &mut store, mailboxes: &[], side, options };
     round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default(), &mut copies).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };

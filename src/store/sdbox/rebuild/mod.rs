@@ -90,7 +90,7 @@ struct Leftovers {
 
 impl Leftovers {
     fn of(mailbox: &mut SdboxMailbox) -> Result<Self> {
-        let before: Vec<Uid> = mailbox.view.mails.iter().map(|m| m.uid).collect();
+        let before: Vec<Uid> = mailbox.view.uids().collect();
         let mut attachments = Vec::new();
         if mailbox.settings.attachment_dir.is_some() {
             attachments = victims(mailbox, before.iter().copied())?;
