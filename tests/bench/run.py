@@ -10,6 +10,7 @@ below 1 dsync is faster. Times of different runs must not be compared. Every las
 """
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import statistics
@@ -157,12 +158,20 @@ class Bench:
             syncs = self.timed(ready[who][0](), "fsync")[2] if self.args.strace else None
             wall, cpu = (statistics.median(x) for x in zip(*times[who]))
             cells.append(f"{who} {wall:8.3f} s  cpu {cpu:7.3f} s" + (f"  {rss:5.0f} MB" if rss else "")
-                         + (f"  {syncs} fsyncs" if syncs is not None else ""))
+                         + (f"  {syncs} fsyncs" if syncs is not None else "") + told(getattr(ready[who][0], "line", None)))
         ratio = ""
         if len(times) == 2:
             r = [[x[i] / y[i] for x, y in zip(times["dsync"], times["doveadm"])] for i in (0, 1)]
             ratio = f"  ratio {statistics.median(r[0]):.3f} ({min(r[0]):.2f}..{max(r[0]):.2f})  cpu {statistics.median(r[1]):.3f}"
         print(f"{case.__name__:24}{ratio}  |  " + "  |  ".join(cells), flush=True)
+
+
+def told(line):
+    """What the last run said over its line."""
+    if not line:
+        return ""
+    last = json.loads(open(line).read().splitlines()[-1])
+    return f"  {last['waits'] / 2:g} round trips, {last['up'] + last['down']} octets"
 
 
 def cases(b):
@@ -223,6 +232,26 @@ def cases(b):
             return ready, (f"{fmt}:{b.work}/live/{who}-s", f"{dfmt}:{b.work}/live/{who}-d")
         return case
 
+    def over_a_line(key, kw, pull, rtt, initial, *options):
+        """Each program with its own dsync-server, behind a line that delays."""
+        def case(who):
+            src = f"mdbox:{b.copy(b.source(key, 'mdbox', **kw), f'{who}-s')}"
+            dst = f"mdbox:{b.fresh(f'{who}-d')}"
+            here, there = (dst, src) if pull else (src, dst)
+            log = f"{b.work}/line-{who}"
+            line = [sys.executable, f"{HERE}/relay.py", "--rtt", f"{rtt}", "--log", log, "--"] if rtt else []
+            server = line + b.argv(b.programs[who], there, "dsync-server")
+            if not initial:
+                b.call("dsync", dst, "backup", "-R", src)
+
+            def ready():
+                if initial:
+                    b.fresh(f"{who}-d")
+                return b.argv(b.programs[who], here, "sync" if not initial else "backup", *options, *(["-R"] if pull else []), *server)
+            ready.line = log if rtt else None
+            return ready, (src, dst)
+        return case
+
     yield "w0.startup", startup
     for name, fmt, dfmt in (("w1", "maildir", "mdbox"), ("w2", "maildir", "maildir"), ("w3", "mdbox", "mdbox")):
         yield f"{name}.push", initial(fmt, dfmt, False)
@@ -236,6 +265,15 @@ def cases(b):
         yield f"w6.{fmt}", changed(fmt, fmt, True, few, False)
     for fmt, dfmt in (("maildir", "mdbox"), ("mdbox", "mdbox")):
         yield f"w7.{fmt}-{dfmt}", changed(fmt, dfmt, False, lots, True)
+    lines = dict(mails=b.n(2000), folders=20, total=b.n(2000) * 8000)
+    hundred = dict(mails=b.n(2000, 100), folders=100, total=b.n(2000, 100) * 2000)
+    for pull in (False, True):
+        yield f"w8.{'pull' if pull else 'push'}", over_a_line("big", big, pull, 0, True)
+    for rtt in b.args.rtt:
+        for pull in (False, True):
+            yield f"w11.init.{'pull' if pull else 'push'}.{rtt}ms", over_a_line("lines", lines, pull, rtt, True)
+        for name, options in (("noop", ()), ("noop-full", ("-f",))):
+            yield f"w11.{name}.{rtt}ms", over_a_line("hundred", hundred, False, rtt, False, *options)
     for thousands in b.args.huge:
         kw = dict(mails=b.n(thousands * 1000), folders=1, total=b.n(thousands * 1000) * 3000)
         yield f"w9.init.{thousands}k", initial("maildir", "mdbox", True, f"huge{thousands}", kw)
@@ -251,6 +289,7 @@ def main():
     ap.add_argument("--runs", type=int, default=5)
     ap.add_argument("--only", default="", help="names or their beginnings, with commas")
     ap.add_argument("--huge", type=lambda s: [int(x) for x in s.split(",")], default=[25, 50, 100, 200], help="w9, thousands of mails")
+    ap.add_argument("--rtt", type=lambda s: [int(x) for x in s.split(",")], default=[100], help="w11, milliseconds")
     ap.add_argument("--strace", action="store_true", help="count flushes in a further run")
     ap.add_argument("--uid", type=int, default=65534, help="owner of the mail when root runs this")
     ap.add_argument("--gid", type=int, default=65534)
