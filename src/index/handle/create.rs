@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{Index, Options};
 use crate::index::error::{Error, Result};
 use crate::index::files::Files;
-use crate::index::log::Header;
-use crate::index::state::{Position, Source, State};
+use crate::index::log::{Bits, Header, Write, kind, put};
+use crate::index::state::{Field, Position, Source, State};
 use crate::index::transaction::{Transaction, encode};
 use crate::mail::Timestamp;
 use crate::os::Fsync;
@@ -31,8 +31,8 @@ impl Created {
     }
 }
 
-/// The bytes of a log that starts a history with these transactions.
-pub(super) fn first_log(header: &Header, path: &std::path::Path, first: &[Transaction]) -> Result<Vec<u8>> {
+/// The bytes of a log that starts a history with these transactions, not fewer than asked for.
+pub(super) fn first_log(header: &Header, path: &std::path::Path, first: &[Transaction], least: u64) -> Result<Vec<u8>> {
     let at = u32::from(Header::SIZE);
     let mut state = State::empty(header.indexid, Position { seq: header.file_seq, offset: at }, header.initial_modseq);
     let mut bytes = header.bytes().to_vec();
@@ -42,6 +42,11 @@ pub(super) fn first_log(header: &Header, path: &std::path::Path, first: &[Transa
         let log = Source { path, minor: header.minor, seq: header.file_seq };
         state.replay(log, &new, offset).map_err(|damage| Error::refused(path, damage.what))?;
         bytes.extend_from_slice(&new);
+    }
+    while (bytes.len() as u64) < least {
+        let validity = state.base.get(Field::UID_VALIDITY).to_le_bytes();
+        let write = Write { offset: u32::from(Field::UID_VALIDITY.0), data: &validity };
+        put::record(&mut bytes, kind::HEADER_UPDATE, Bits::EXTERNAL, |out| put::write(out, write, false));
     }
     Ok(bytes)
 }
@@ -75,7 +80,7 @@ impl Index {
         }
         let now = Timestamp::now().0;
         let header = Header::new(now, 2, (0, 0), now, 1);
-        let bytes = first_log(&header, &files.log(), first)?;
+        let bytes = first_log(&header, &files.log(), first, 0)?;
         let mut log = new_log(&files, &options, false)?;
         if files.exist() {
             drop(log);

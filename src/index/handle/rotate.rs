@@ -1,6 +1,7 @@
 //! Snapshots, rotation of the log, and a new beginning (spec: index.md 2.8, 3.9, 4.6).
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
 use super::create::{first_log, new_log};
@@ -149,7 +150,7 @@ impl Locked<'_> {
         let index = &mut *self.index;
         let modseq = index.state.highest_modseq().0.max(1);
         let header = Header::new(index.state.indexid(), next_seq(index)?, (0, 0), Timestamp::now().0, modseq);
-        let bytes = first_log(&header, &index.head.path, content)?;
+        let bytes = first_log(&header, &index.head.path, content, index.head.outgrown()?)?;
         let mut new = new_log(&index.files, &index.options, true)?;
         if !is_still(&index.head.path, &index.head.file).map_err(|e| Error::read(&index.head.path, e))? {
             return Err(Error::refused(&index.head.path, "the log was replaced although we have its lock"));
@@ -218,4 +219,15 @@ impl Index {
 fn next_seq(index: &Index) -> Result<u32> {
     let seq = index.state.position().seq;
     seq.checked_add(1).ok_or_else(|| Error::refused(&index.head.path, "there is no log number behind this one"))
+}
+
+impl Head {
+    /// The least size of a log that takes this one's place with another content. Dovecot's list index takes a mailbox for unchanged
+    /// whose log has the size and the second of change that it has noted (index.md 9.2): a log that was written to in this second
+    /// must be outgrown.
+    fn outgrown(&self) -> Result<u64> {
+        let meta = self.file.metadata().map_err(|e| Error::read(&self.path, e))?;
+        let is_past = meta.mtime() < Timestamp::now().0.into();
+        Ok(if is_past { 0 } else { meta.len() + 1 })
+    }
 }

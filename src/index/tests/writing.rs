@@ -1,5 +1,7 @@
 //! What a transaction writes is what was meant, and what a reader sees.
 
+use std::time::Duration;
+
 use super::{fixture, open, options, scratch};
 use crate::index::{Bits, Durability, ExtSpec, Files, Index, Transaction};
 use crate::mail::{Flags, Guid128, Keyword, ModSeq, Uid, UidValidity};
@@ -98,6 +100,30 @@ fn a_new_beginning_replaces_all() {
     assert_eq!((theirs.state().len(), theirs.state().uid_validity()), (1, UidValidity::new(8)));
     assert!(theirs.state().highest_modseq() >= ModSeq(3), "the counter goes on");
     assert_eq!(open(dir.path()).expect("valid").state().next_uid(), uid(2));
+}
+
+/// Dovecot's list index goes by the log's size and the second of its last change.
+#[test]
+fn a_new_beginning_cannot_be_taken_for_the_old_end() {
+    let now = std::time::SystemTime::now();
+    for (changed, outgrows) in [(now + Duration::from_secs(9), true), (now - Duration::from_secs(9), false)] {
+        let dir = tempfile::tempdir().expect("scratch directory");
+        let mut index = new_index(dir.path());
+        let mut save = Transaction::new(Bits::EXTERNAL);
+        (1..50).for_each(|n| save.append(uid(n), 0));
+        let mut locked = index.lock().expect("free");
+        locked.commit(&save, Durability::Mail).expect("room");
+        let log = dir.path().join("dovecot.index.log");
+        let file = std::fs::File::options().append(true).open(&log).expect("there");
+        file.set_modified(changed).expect("a file of ours");
+        let old = file.metadata().expect("there").len();
+        let mut new = Transaction::new(Bits::EXTERNAL);
+        new.uid_validity(UidValidity::new(8).expect("not 0"));
+        locked.reset(&[new]).expect("room");
+        assert_eq!(std::fs::metadata(&log).expect("there").len() > old, outgrows);
+        let seen = open(dir.path()).expect("valid");
+        assert_eq!((seen.state().len(), seen.state().uid_validity()), (0, UidValidity::new(8)));
+    }
 }
 
 #[test]
