@@ -5,6 +5,9 @@
 //! to go from one side is looked for among those that went from the other side in the same run. If it was there and no copy is
 //! left anywhere, it stays as a new mail with a new UID.
 //!
+//! This holds within one run. One that is stopped between the two, or cannot use one of the mailboxes, leaves the next one with one
+//! expunge to obey. A deleted mailbox goes with its mails.
+//!
 //! Copies are told by their texts: in Maildir each has a GUID of its own. Texts are read only in a run in which both sides have
 //! mails to lose, and no more than [`MAILS`] of them; a backup reverts its destination and asks nobody.
 
@@ -116,7 +119,7 @@ impl LastCopy {
         let mut out = Vec::new();
         for uid in uids {
             if self.mails == 0 || self.octets == 0 {
-                tracing::debug!("More mails are expunged than are looked at for their last copies");
+                tracing::warn!("More mails are expunged than are looked at for their last copies");
                 break;
             }
             self.mails -= 1;
