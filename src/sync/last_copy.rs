@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::tree::Side;
-use crate::mail::{self, Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, UidValidity};
+use crate::mail::{self, Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, union_of_uids};
 
 /// Texts that a side reads in a run, at most.
 const MAILS: u32 = 2_000;
@@ -199,10 +199,9 @@ fn digest(mut body: Body) -> std::io::Result<(Text, u64)> {
     }
 }
 
-/// The mails of one side of a mailbox, before anything is compared.
+/// The mails of one side of a mailbox, before anything is compared. Both sides have the same UIDVALIDITY.
 #[derive(Debug, Clone)]
 pub(super) struct Present {
-    pub uidvalidity: UidValidity,
     pub uid_next: Uid,
     pub uids: Vec<(Uid, Uid)>,
 }
@@ -214,23 +213,16 @@ impl Present {
             let n = other.uids.partition_point(|r| r.1 < first);
             other.uids.get(n).is_some_and(|r| r.0 <= first && last <= r.1)
         };
-        self.uidvalidity == other.uidvalidity
-            && self.uids.iter().filter(|r| r.0 < other.uid_next).any(|&(first, last)| {
-                let below = Uid::new(other.uid_next.get() - 1).map_or(last, |below| below.min(last));
-                !covered(first, below)
-            })
+        self.uids.iter().filter(|r| r.0 < other.uid_next).any(|&(first, last)| {
+            let below = Uid::new(other.uid_next.get() - 1).map_or(last, |below| below.min(last));
+            !covered(first, below)
+        })
     }
 }
 
 /// The UIDs of a mailbox.
 pub(super) fn uids(mailbox: &dyn Mailbox) -> Vec<(Uid, Uid)> {
     let mails = mailbox.list();
-    let mut out: Vec<(Uid, Uid)> = Vec::new();
-    for uid in (0..mails.len()).map(|at| mails.uid(at)) {
-        match out.last_mut() {
-            Some((_, last)) if last.next() == uid => *last = uid,
-            _ => out.push((uid, uid)),
-        }
-    }
-    out
+    let uids = (0..mails.len()).map(|at| mails.uid(at));
+    union_of_uids(uids.map(|uid| (uid, uid)))
 }

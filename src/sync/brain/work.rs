@@ -48,13 +48,12 @@ impl<'a> Brain<'a> {
 
     /// Whether both sides may lose mails in this run, as far as that is to be seen now. (Of one portion it is seen in its round.)
     pub(super) fn foresee(&mut self, portions: &[Vec<Waiting<'_>>]) -> Result<(), End> {
-        let asks = |w: &&Waiting<'_>| w.present.is_some();
-        let waiting: Vec<&Waiting<'_>> = portions.iter().flatten().filter(asks).collect();
-        for present in waiting.iter().filter_map(|w| w.present.as_ref()) {
-            self.flow.send(Message::Uids(present.own.uids.clone()))?;
+        let present = || portions.iter().flatten().filter_map(|w| w.present.as_ref());
+        for Both { own, .. } in present() {
+            self.flow.send(Message::Uids(own.uids.clone()))?;
         }
         let mut lose = [false; 2];
-        for Both { own, peer } in waiting.iter().filter_map(|w| w.present.as_ref()) {
+        for Both { own, peer } in present() {
             let peer = match self.flow.recv()? {
                 Message::Uids(uids) => Present { uids, ..peer.clone() },
                 other => return Err(unexpected(&other, "UIDs")),

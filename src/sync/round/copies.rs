@@ -27,19 +27,13 @@ pub struct Copies<'a> {
 impl Copies<'_> {
     /// Whether both sides are to lose mails in these mailboxes, in which case it is worth reading them.
     pub(super) fn foresee(&mut self, jobs: &[Job<Common>]) {
-        let side = self.side;
-        let mut lose = [false; 2];
-        for common in jobs.iter().filter_map(|(_, job)| job.as_ref().ok()) {
-            for (lose, gone) in lose.iter_mut().zip(common.gone(side)) {
-                *lose |= !gone.is_empty();
-            }
-        }
-        self.last.armed |= lose == [true; 2];
+        let loses = |side| jobs.iter().any(|(_, job)| job.as_ref().is_ok_and(|common| common.loses(side)));
+        self.last.armed |= loses(Side::Master) && loses(Side::Slave);
     }
 
     /// The own mails that are to go.
     pub(super) fn going(&mut self, round: &mut Round<'_>, common: &Common) -> Vec<Farewell> {
-        let [own, _] = common.gone(self.side);
+        let own = common.gone(self.side);
         if self.source() == Some(self.side) {
             let guid = round.mailbox.status().identity.guid;
             self.last.given_up.extend(own.iter().map(|&uid| (guid, uid)));
@@ -49,7 +43,7 @@ impl Copies<'_> {
 
     fn source(&self) -> Option<Side> {
         match self.options.mode {
-            Mode::OneWay(_) => [Side::Master, Side::Slave].into_iter().find(|&s| self.options.mode.is_source(s)),
+            Mode::OneWay(source) => Some(source.side()),
             _ => None,
         }
     }
@@ -97,9 +91,9 @@ impl Copies<'_> {
         let mut seen: HashSet<&MailboxName> = HashSet::new();
         for (i, job) in jobs {
             let (Ok(round), Ok(asked)) = (&mut rounds[*i], job) else { continue };
-            let [gone, _] = asked.common.gone(self.side);
+            let gone = asked.common.gone(self.side);
             seen.insert(round.name);
-            search.through(&mut *round.mailbox, |uid| gone.contains(&uid));
+            search.through(&mut *round.mailbox, |uid| gone.binary_search(&uid).is_ok());
         }
         for pair in self.mailboxes.iter().filter(|p| !seen.contains(&p.local)) {
             if search.is_over() {

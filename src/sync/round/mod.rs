@@ -238,11 +238,15 @@ enum Asked {
 }
 
 impl Common {
-    /// The UIDs of mails that are to go: the own, the other side's.
-    fn gone(&self, side: Side) -> [Vec<Uid>; 2] {
-        let Asked::New(common) = &self.found else { return [Vec::new(), Vec::new()] };
-        let uids = |facts: &Facts, side| common.of(side).1.iter().map(|&i| facts.items[i].uid).collect();
-        [uids(&self.own, side), uids(&self.peer, side.other())]
+    /// Mails of a side are to go.
+    fn loses(&self, side: Side) -> bool {
+        matches!(&self.found, Asked::New(common) if !common.of(side).1.is_empty())
+    }
+
+    /// The UIDs of the own mails that are to go, ascending. `side` is the own one.
+    fn gone(&self, side: Side) -> Vec<Uid> {
+        let Asked::New(common) = &self.found else { return Vec::new() };
+        common.of(side).1.iter().map(|&i| self.own.items[i].uid).collect()
     }
 }
 

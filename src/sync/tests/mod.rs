@@ -317,6 +317,11 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
     round.report
 }
 
+/// Source and destination; in reverse the second is the source.
+fn source_first([a, b]: [&ModelStore; 2], reverse: bool) -> (ModelStore, ModelStore) {
+    if reverse { (b.clone(), a.clone()) } else { (a.clone(), b.clone()) }
+}
+
 type Seen = Vec<(Uid, MailGuid, Flags, Keywords, Vec<u8>)>;
 
 fn seen(store: &ModelStore) -> (Seen, Uid, UidValidity) {
@@ -393,7 +398,7 @@ proptest! {
         for (on_a, on_b) in &history {
             pair.act(true, on_a);
             pair.act(false, on_b);
-            let (source, dest) = if reverse { (pair.b.clone(), pair.a.clone()) } else { (pair.a.clone(), pair.b.clone()) };
+            let (source, dest) = source_first([&pair.a, &pair.b], reverse);
             let (before, writes) = (seen(&source), source.world().writes);
             pair.sync(&how);
             prop_assert_eq!(&seen(&source), &before);
@@ -417,7 +422,7 @@ proptest! {
         for (on_a, on_b) in &history {
             pair.act(true, on_a);
             pair.act(false, on_b);
-            let (source, dest) = if reverse { (pair.b.clone(), pair.a.clone()) } else { (pair.a.clone(), pair.b.clone()) };
+            let (source, dest) = source_first([&pair.a, &pair.b], reverse);
             let (before, writes) = (seen(&source), source.world().writes);
             pair.sync(&how);
             prop_assert_eq!(&seen(&source), &before);

@@ -226,7 +226,8 @@ impl<'a> Exchange<'a> {
         }
         // Without a state what comes next is a mail, if the first UID is one's.
         let gone = changes.mails.iter().find(|c| matches!(c, LogChange::Expunged { .. })).map(LogChange::uid);
-        let first = s.mailbox.mails().first().map(|m| m.uid);
+        let list = s.mailbox.list();
+        let first = (!list.is_empty()).then(|| list.uid(0));
         let unfiltered = sends && last_common.is_none() && s.options.filter.is_empty();
         if unfiltered && first.is_some_and(|uid| gone.is_none_or(|gone| uid < gone)) {
             s.conn.work(Ahead::save());
