@@ -3,14 +3,18 @@
 //! ```text
 //! 1 temp files written and synced            `.temp.*` files that Dovecot removes by itself
 //! 2 log locked, UIDs assigned                the same
-//! 3 temp files renamed to u.UID              files at UIDNEXT and above that no index knows: the next save adopts them (6.2)
-//! 4 directory synced                         the same
-//! 5 saved dates and GUIDs into the cache     the same, and cache records that nothing refers to
+//! 3 saved dates and GUIDs into the cache     cache records that nothing refers to
+//! 4 temp files renamed to u.UID              files at UIDNEXT and above that no index knows: the next save adopts them (6.2)
+//! 5 directory synced                         the same
 //! 6 one transaction to the log, synced       the mails; those that they replace are gone
 //! 7 log unlocked, replaced files removed     nothing
 //! ```
 //!
 //! Many mails are several transactions under one lock; each is complete by itself.
+//!
+//! A Dovecot that saves after a kill at 4 or 5 finds the next name taken, complains, and rebuilds the index from the files: new
+//! mails are there then, and mails that were to change their UID are there under both. Its own saves have the same gap; here
+//! nothing stands between 4 and 6 that could stand elsewhere.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -79,6 +83,7 @@ fn publish_and_log(
         (staged.replaces, staged.temp) = (None, None);
     }
     let there = |(_, at): &(Uid, usize)| staged[*at].temp.is_some();
+    let offsets = cache::write(&mut locked, &cache_records(staged, &uids))?;
     let mut queue: BTreeMap<Uid, usize> = uids.iter().copied().zip(0..).filter(there).collect();
     let mut last = uids.iter().copied().max().unwrap_or(Uid::FIRST);
     while let Some((uid, at)) = queue.pop_first() {
@@ -107,7 +112,6 @@ fn publish_and_log(
         }
     }
 
-    let offsets = cache::write(&mut locked, &cache_records(staged, published))?;
     let pop3 = view::header(locked.state()).map(|header| view::pop3(locked.state(), &header));
     let pop3 = pop3.map_err(|e| super::bad_index(place, e))?;
     let mut log = Log::new(locked.state().keeps_modseqs(), pop3);
@@ -119,12 +123,14 @@ fn publish_and_log(
                     log.open.expunge(original.uid, original.guid);
                 }
                 let extra = if entry.in_alt { IN_ALT } else { 0 };
-                log.mail(&staged[at].mail, uid, extra, offsets.get(&uid).copied());
+                log.mail(&staged[at].mail, uid, extra, offsets.get(&uids[at]).copied());
             }
         }
     }
-    for (&uid, &offset) in offsets.iter().filter(|(uid, _)| !published.contains_key(uid)) {
-        log.cached(uid, offset);
+    for linked in staged.iter().filter_map(|s| s.linked.as_ref()) {
+        if let Some(&offset) = offsets.get(&linked.from) {
+            log.cached(linked.from, offset);
+        }
     }
     locked.commit_all(&log.finish(), Durability::Mail)?;
     maintain(&mut locked);
@@ -139,15 +145,14 @@ pub(super) fn maintain(locked: &mut Locked<'_>) {
 }
 
 /// Saved dates, and GUIDs: with them the next run opens no files.
-fn cache_records(staged: &[Staged], published: &BTreeMap<Uid, Published>) -> Vec<NewRecord> {
+fn cache_records(staged: &[Staged], uids: &[Uid]) -> Vec<NewRecord> {
     let mut records = Vec::new();
-    for (&uid, entry) in published {
-        let Some(at) = entry.mail else { continue };
-        let mail = &staged[at].mail;
+    for (staged, &uid) in staged.iter().zip(uids).filter(|(staged, _)| staged.temp.is_some()) {
+        let mail = &staged.mail;
         let saved = if mail.saved.0 == 0 { Timestamp::now() } else { mail.saved };
         records.push(NewRecord { uid, saved, guid: Some(mail.guid.clone()) });
         // The link has changed the ctime of the mail it was made from, which told its saved date.
-        if let Some(linked) = &staged[at].linked
+        if let Some(linked) = &staged.linked
             && let Some(saved) = linked.saved
         {
             records.push(NewRecord { uid: linked.from, saved, guid: None });
