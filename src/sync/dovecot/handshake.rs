@@ -8,7 +8,7 @@ use crate::sync::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Opti
 use crate::wire::Handshake;
 
 /// The version of what we speak among ourselves.
-pub(super) const OWN_KIND: u32 = 1;
+pub(super) const OWN_KIND: u32 = 2;
 
 /// The master's item. Directions are those of its receiver.
 pub(super) fn of_master(options: &Options, settings: &Settings) -> Handshake {

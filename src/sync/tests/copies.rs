@@ -1,6 +1,8 @@
 //! Mails in two mailboxes, whole runs: the last copy of a mail stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -224,5 +226,58 @@ fn what_was_copied_elsewhere_does_not_come_back() {
         assert_eq!(seen(&pair.a), seen(&pair.b));
         let left: Vec<usize> = seen(&pair.a).values().map(|b| b.0.len()).collect();
         assert_eq!(left, [0, 0, 1], "in the third mailbox alone");
+    }
+}
+
+/// A way that ends after so many messages, counted over both directions.
+struct Cut(Channel, bool, Arc<AtomicUsize>);
+
+impl Link for Cut {
+    fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        let left = self.2.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        left.map_err(|_| LinkError::Closed)?;
+        self.0.send(message)
+    }
+
+    fn recv(&mut self) -> Result<Message, LinkError> {
+        self.0.recv()
+    }
+
+    fn is_near(&self) -> bool {
+        !self.1
+    }
+}
+
+/// A run that may end anywhere, then a whole one: one copy is left.
+fn stopped_and_run_again(pair: &Pair, far: bool, messages: usize) {
+    let how = options(Mode::TwoWay, Algorithm::Full);
+    let left = Arc::new(AtomicUsize::new(messages));
+    let (a, b) = Channel::pair();
+    let (mut a, mut b) = (Cut(a, far, Arc::clone(&left)), Cut(b, far, left));
+    std::thread::scope(|scope| {
+        let how = &how;
+        scope.spawn(move || run(Side::Slave, how, &mut pair.b.clone(), &mut b, &Stop::new()));
+        run(Side::Master, how, &mut pair.a.clone(), &mut a, &Stop::new());
+        drop(a);
+    });
+    for store in [&pair.a, &pair.b] {
+        store.world().room = None;
+    }
+    pair.sync(&how, far);
+    assert_eq!(seen(&pair.a), seen(&pair.b));
+    // Where a run was stopped between the two, both may stay.
+    let left: usize = seen(&pair.a).values().map(|b| b.0.len()).sum();
+    assert!((1..=2).contains(&left), "{left} left after {messages} messages");
+}
+
+#[test]
+fn a_run_that_is_stopped_does_not_lose_the_last_copy() {
+    for (far, own_guid) in [(false, false), (false, true), (true, false), (true, true)] {
+        (0..60).for_each(|n| stopped_and_run_again(&crossed(own_guid), far, n));
+        for (on_a, room) in (0..8).flat_map(|n| [(false, n), (true, n)]) {
+            let pair = crossed(own_guid);
+            (if on_a { &pair.a } else { &pair.b }).world().room = Some(room);
+            stopped_and_run_again(&pair, far, usize::MAX);
+        }
     }
 }
