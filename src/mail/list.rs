@@ -41,22 +41,27 @@ pub trait MailList: Send + Sync + fmt::Debug {
 
     /// The position of the first mail with this UID or a higher one.
     fn first_from(&self, uid: Uid) -> usize {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.uid(middle) < uid {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        partition_point(self.len(), |at| self.uid(at) < uid)
     }
 
     /// The position of a mail.
     fn position(&self, uid: Uid) -> Option<usize> {
         Some(self.first_from(uid)).filter(|&at| at < self.len() && self.uid(at) == uid)
     }
+}
+
+/// The first of so many positions for which this does not hold, where it holds for all before: that of a slice, without one.
+pub fn partition_point(len: usize, holds: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if holds(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 impl MailList for Vec<Mail> {

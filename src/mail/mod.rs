@@ -15,7 +15,7 @@ pub use body::{Body, FileRange, Piece, SMALL, zeroes};
 pub use error::{Class, Error, Result};
 pub use flags::{Flags, Keyword, Keywords};
 pub use id::{Guid128, MailGuid, MailboxGuid, ModSeq, Uid, UidValidity, generate_guid, union_of_uids};
-pub use list::MailList;
+pub use list::{MailList, partition_point};
 pub use name::{MailboxName, NameHash};
 pub use rules::{NameRules, NamespaceRules};
 pub use store::{

@@ -58,7 +58,8 @@ pub fn step(op: &str, path: &Path) -> io::Result<Verdict> {
     if let Some(log) = &plan.log {
         use std::io::Write;
         let mut f = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
-        writeln!(f, "{n} {op} {}", path.display())?;
+        // One write a line: both sides of a run work at the same time.
+        f.write_all(format!("{n} {op} {}\n", path.display()).as_bytes())?;
     }
     if plan.at == 0 || n < plan.at {
         return Ok(Verdict::Go);

@@ -126,7 +126,7 @@ pub fn tell_namespaces(selection: &Selection, account: &Account) {
 fn prefixes(selection: &Selection, account: &Account) -> String {
     let part = |ns: &&NamespaceSettings| match selection {
         Selection::Default => account.goes_by_default(ns),
-        Selection::All => ns.alias_for.is_none() && (!ns.hidden || ns.list != Some(false)),
+        Selection::All => ns.is_visible(),
         Selection::Prefixes(prefixes) => prefixes.contains(&ns.prefix),
     };
     account.namespaces.iter().filter(part).map(|ns| format!("'{}'", ns.prefix)).collect::<Vec<_>>().join(", ")

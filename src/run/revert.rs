@@ -66,7 +66,11 @@ impl<'a> Revert<'a> {
             (Turn::Rest, Some(Closed::Tree)) => None,
         };
         let Some(turn) = next else {
-            self.unfinished = None;
+            if let Some(reason) = self.unfinished.take()
+                && self.report.failed.is_some()
+            {
+                tracing::error!("{reason}, and the session that was to follow has failed: run it again");
+            }
             if self.turn == Turn::Rest && self.report.failed.is_none() {
                 self.report.desync(
                     "INBOX of the destination cannot be made equal, because Dovecot cannot delete it: it has all mails of the source, \
@@ -76,7 +80,8 @@ impl<'a> Revert<'a> {
             return false;
         };
         self.prepare(turn);
-        self.unfinished = Some("The destination has begun to take back its own changes".into());
+        let emptied = if turn == Turn::Inbox { "; its INBOX may be empty now" } else { "" };
+        self.unfinished = Some(format!("The destination has begun to take back its own changes{emptied}"));
         true
     }
 

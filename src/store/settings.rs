@@ -117,6 +117,15 @@ pub struct NamespaceSettings {
     pub mailboxes: Vec<MailboxSettings>,
 }
 
+impl NamespaceSettings {
+    /// Whether it takes part where all are asked for: one that shows itself. A prefix with variables is the pattern of shared
+    /// namespaces, not one of them.
+    #[must_use]
+    pub fn is_visible(&self) -> bool {
+        self.alias_for.is_none() && (!self.hidden || self.list != Some(false)) && !self.prefix.contains('%')
+    }
+}
+
 impl Default for NamespaceSettings {
     /// The one namespace of a configuration without any.
     fn default() -> Self {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::at_hand::AtHand;
 use super::facts::BadMail;
 use super::merge::{Facts, Item, Merged, Outcome};
-use super::message::{Gone, KnownMail, MailText, Message};
+use super::message::{KnownMail, MailText, Message};
 use super::round::{RoundError, RoundReport};
 use super::tree::Side;
 use super::{Mode, Options, Placement};
@@ -98,11 +98,12 @@ impl Carry<'_> {
         }
         match result {
             Ok(t) => Message::Mail(Box::new(t)),
-            // With its mailbox, perhaps.
-            Err(e) if matches!(e.class(), Class::Expunged | Class::NotFound) => Message::Gone(Gone::Expunged),
             Err(e) => {
-                self.bad(uid, e);
-                Message::Gone(Gone::Unreadable)
+                // It has gone with its mailbox, perhaps.
+                if e.class() != Class::NotFound {
+                    self.bad(uid, e);
+                }
+                Message::Gone
             }
         }
     }

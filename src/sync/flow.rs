@@ -47,7 +47,7 @@ impl<'a> Flow<'a> {
                 self.credit = self.credit.saturating_add(n);
                 return Ok(None);
             }
-            Message::Mail(_) | Message::Known(_) | Message::Gone(_) => {
+            Message::Mail(_) | Message::Known(_) | Message::Gone => {
                 self.received += 1;
                 if self.received == self.portion {
                     self.received = 0;
@@ -113,9 +113,9 @@ impl Turn<'_, '_> {
                         _ => {}
                     }
                 }
-                Message::Mail(_) | Message::Known(_) | Message::Gone(_) if ended == self.at => return Ok(Event::Mail(message)),
+                Message::Mail(_) | Message::Known(_) | Message::Gone if ended == self.at => return Ok(Event::Mail(message)),
                 // The rest of a mailbox that this side gave up.
-                Message::Mail(_) | Message::Known(_) | Message::Gone(_) => {}
+                Message::Mail(_) | Message::Known(_) | Message::Gone => {}
                 _ => return Err(LinkError::Unexpected { got: kind, wanted: "a mail" }),
             }
         }
@@ -129,7 +129,7 @@ impl Turn<'_, '_> {
         while self.dones.len() < self.at {
             match self.flow.recv()? {
                 Message::Done(done) => self.dones.push(done),
-                Message::Mail(_) | Message::Known(_) | Message::Gone(_) => {}
+                Message::Mail(_) | Message::Known(_) | Message::Gone => {}
                 other => return Err(LinkError::Unexpected { got: other.kind(), wanted: "the end of a mailbox" }),
             }
         }

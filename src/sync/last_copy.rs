@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::tree::Side;
-use crate::mail::{Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, UidValidity, union_of_uids};
+use crate::mail::{Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, union_of_uids};
 
 /// Texts that a side reads for this in a run, at most. What is not read is nobody's copy.
 const TEXTS: u32 = 20_000;
@@ -36,10 +36,9 @@ pub struct Farewell {
     pub received: Timestamp,
 }
 
-/// The mails of one side of a mailbox, before anything is compared.
+/// The mails of one side of a mailbox, before anything is compared. Both sides have the same UIDVALIDITY.
 #[derive(Debug, Clone)]
 pub(super) struct Present {
-    pub uidvalidity: UidValidity,
     pub uid_next: Uid,
     pub uids: Vec<(Uid, Uid)>,
 }
@@ -47,9 +46,6 @@ pub(super) struct Present {
 impl Present {
     /// The UIDs that this side may have to lose: below what the other side has given out, and not there.
     pub fn lost_at(&self, other: &Self) -> Vec<(Uid, Uid)> {
-        if self.uidvalidity != other.uidvalidity {
-            return Vec::new();
-        }
         let mut out = Vec::new();
         for &(first, last) in &self.uids {
             let mut at = first;
@@ -95,8 +91,22 @@ pub(super) fn farewells(mailbox: &mut dyn Mailbox, uids: &[(Uid, Uid)]) -> Vec<F
     out
 }
 
+/// UIDs by mailbox.
+pub(super) type Ranges = HashMap<MailboxGuid, Vec<(Uid, Uid)>>;
+
 /// The mails that both sides may have to lose: the master's, the slave's. Each with its mailbox.
 pub(super) type Going = [Vec<(MailboxGuid, Farewell)>; 2];
+
+/// Leaves those that do go.
+pub(super) fn only(going: &mut Going, gone: &[Ranges; 2]) {
+    for (side, gone) in going.iter_mut().zip(gone) {
+        side.retain(|(mailbox, f)| gone.get(mailbox).is_some_and(|gone| contains(gone, f.uid)));
+    }
+}
+
+fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
+    ranges.get(ranges.partition_point(|r| r.1 < uid)).is_some_and(|r| r.0 <= uid)
+}
 
 /// Leaves those that may be copies of one of the other side's.
 pub(super) fn suspects(mut going: Going) -> Going {
@@ -231,11 +241,10 @@ impl<'a> Search<'a> {
         self.found.iter().all(|f| *f)
     }
 
-    /// Looks through a mailbox, but for the mails that may go.
+    /// Looks through a mailbox, but for the mails that go.
     pub fn through(&mut self, mailbox: &mut dyn Mailbox, going: &[(Uid, Uid)]) {
-        let goes = |uid: Uid| going.get(going.partition_point(|r| r.1 < uid)).is_some_and(|r| r.0 <= uid);
         let list = mailbox.list();
-        for uid in (0..list.len()).map(|n| list.uid(n)).filter(|u| !goes(*u)) {
+        for uid in (0..list.len()).map(|n| list.uid(n)).filter(|u| !contains(going, *u)) {
             if self.is_over() {
                 return;
             }

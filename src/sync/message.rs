@@ -41,7 +41,7 @@ pub enum Message {
     /// The next mail, whose text the receiver has said to have.
     Known(Box<KnownMail>),
     /// The next mail cannot be had.
-    Gone(Gone),
+    Gone,
     /// The receiver has room for this many more mails.
     Credit(u32),
     /// The sender has done its part of this round; or it gave the mailbox up.
@@ -113,15 +113,6 @@ pub struct KnownMail {
     pub guid: MailGuid,
     /// Dates and POP3 values.
     pub facts: mail::Facts,
-}
-
-/// Why a mail cannot be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Gone {
-    /// It was expunged meanwhile.
-    Expunged,
-    /// It cannot be read; the sender has reported it.
-    Unreadable,
 }
 
 /// How a side left a mailbox.
@@ -238,7 +229,7 @@ impl Message {
             Self::Texts(_) => "texts",
             Self::Elsewhere(_) => "copies",
             Self::Mail(_) | Self::Known(_) => "a mail",
-            Self::Gone(_) => "a missing mail",
+            Self::Gone => "a missing mail",
             Self::Credit(_) => "credit",
             Self::Done(_) => "the end of a mailbox",
             Self::Finish(_) => "the end of the run",

@@ -26,7 +26,7 @@ mod tests;
 pub mod tree;
 
 pub use brain::run;
-pub use message::{Channel, Failure, Finish, Gone, Link, LinkError, MailText, Message, Offer, RoundEnd};
+pub use message::{Channel, Failure, Finish, Link, LinkError, MailText, Message, Offer, RoundEnd};
 pub use options::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Only, Options, Placement, Source};
 pub use report::{Counts, Report};
 pub use state::{BadState, MailboxState, State};

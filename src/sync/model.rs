@@ -25,6 +25,8 @@ pub struct World {
     pub room: Option<u32>,
     /// Mails that users get right before the n-th change from now.
     pub arriving: Vec<(u32, ModelMail)>,
+    /// The n-th text from now is not to be found, although it is there: somebody gives its file another name in this moment.
+    pub elusive: Option<u32>,
 }
 
 impl World {
@@ -344,6 +346,13 @@ impl Mailbox for ModelMailbox {
         let mail = self.mail(uid)?;
         if mail.unreadable {
             return Err(Error::new(Class::Temporary, "unreadable"));
+        }
+        let elusive = &mut self.world.lock().unwrap_or_else(PoisonError::into_inner).elusive;
+        if let Some(n) = elusive.take() {
+            *elusive = n.checked_sub(1);
+            if elusive.is_none() {
+                return Err(Error::new(Class::Expunged, "not found"));
+            }
         }
         Ok(Body::from_bytes(mail.text.clone()))
     }

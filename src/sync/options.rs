@@ -23,7 +23,7 @@ impl Mode {
     pub fn is_source(self, side: Side) -> bool {
         match self {
             Self::TwoWay => false,
-            Self::OneWay(s) | Self::Backup(s) => (s == Source::Master) == (side == Side::Master),
+            Self::OneWay(s) | Self::Backup(s) => s.side() == side,
         }
     }
 }
@@ -35,6 +35,17 @@ pub enum Source {
     Master,
     /// The destination argument (`-R`).
     Slave,
+}
+
+impl Source {
+    /// The side that it is.
+    #[must_use]
+    pub const fn side(self) -> Side {
+        match self {
+            Self::Master => Side::Master,
+            Self::Slave => Side::Slave,
+        }
+    }
 }
 
 /// How changes are looked for.

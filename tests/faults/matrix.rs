@@ -158,7 +158,10 @@ impl Base {
         std::fs::set_permissions(&log, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
         let run = run(command.env("DSYNC_FAULT_LOG", &log));
         let steps = std::fs::read_to_string(&log).expect("the steps");
-        (run, steps.lines().map(str::to_owned).collect())
+        let mut steps: Vec<String> = steps.lines().map(str::to_owned).collect();
+        // Both sides of a run write at the same time: a step may have been counted before another and logged after it.
+        steps.sort_by_key(|step| step.split_once(' ').and_then(|(n, _)| n.parse::<usize>().ok()));
+        (run, steps)
     }
 
     /// One run that goes wrong at step `n`, and all that follows.

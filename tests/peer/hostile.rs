@@ -136,5 +136,5 @@ fn with_own_kind(header: &[u8]) -> Vec<u8> {
         .lines()
         .map(|l| if l.starts_with("Hhostname") { "Hhostname\tx_dsync_native".to_owned() } else { l.to_owned() })
         .collect();
-    (lines.join("\n") + "\nHevil\t1\n").into_bytes()
+    (lines.join("\n") + "\nHevil\t2\n").into_bytes()
 }

@@ -1,6 +1,7 @@
 //! Where mails come to lie at the other end, and texts that need not travel.
 
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use crate::lab::noise;
 use crate::matrix::{Pair, Who};
@@ -93,5 +94,43 @@ fn what_is_in_the_mailbox_with_all_mails_does_not_travel() {
             let texts = |side: &Side| side.doveadm(&["fetch", "uid guid text", "mailbox", "Again", "all"]);
             assert_eq!(texts(from), texts(to), "{ran:?}");
         }
+    }
+}
+
+/// A mail whose text cannot be given stays where it is, and goes as soon as it can be read.
+#[test]
+fn a_mail_that_cannot_be_read_for_a_while_is_not_lost() {
+    if !have_dovecot() {
+        return;
+    }
+    for (who, there) in [(Who::Ours, Who::Doveadm), (Who::Doveadm, Who::Ours), (Who::Ours, Who::Ours)] {
+        let lab = Lab::new();
+        let (client, server) = (lab.side("client", "maildir"), lab.side("server", "maildir"));
+        let pair = Pair::of(lab, client, server);
+        let ours = if who == Who::Ours { &pair.client } else { &pair.server };
+        for n in 1..=3 {
+            ours.save("INBOX", &mail(n));
+        }
+        let is_second = |(path, text): &(PathBuf, Vec<u8>)| {
+            path.parent().is_some_and(|dir| dir.ends_with("cur") || dir.ends_with("new"))
+                && text.windows(5).any(|w| w == b"<2@ex")
+        };
+        let at = ours.dir.join(files(&ours.dir).into_iter().find(is_second).expect("the second mail").0);
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o000)).expect("chmod");
+        let server = pair.server_words(there);
+        let words: Vec<&str> = ["sync"].into_iter().chain(server.iter().map(String::as_str)).collect();
+        for n in 0..3 {
+            let ran = pair.run(who, &words);
+            assert!(ran.stderr.contains("UID "), "{who:?} {there:?} {n} {ran:?}");
+        }
+        let name = at.file_name().expect("a file").to_string_lossy().split(':').next().expect("a name").to_owned();
+        let now = ["cur", "new"].iter().flat_map(|dir| std::fs::read_dir(ours.dir.join(dir)).expect("a Maildir"));
+        let now = now.map(|entry| entry.expect("an entry").path()).find(|p| p.to_string_lossy().contains(&name));
+        let now = now.expect("it stays");
+        std::fs::set_permissions(&now, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        pair.run(who, &words);
+        let (a, b) = (pair.client.dump().without_saved(), pair.server.dump().without_saved());
+        assert_equal(&a, &b);
+        assert_eq!(a.boxes["INBOX"].mails.len(), 3, "{who:?} {there:?}");
     }
 }

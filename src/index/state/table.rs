@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::keywords::SetId;
 use crate::index::log::Range;
+use crate::mail::partition_point;
 
 /// Bytes that all mails' extension data may take together; more is not a mailbox but an attack on memory.
 const MAX_BYTES: usize = 1 << 30;
@@ -47,16 +48,7 @@ impl Stored {
     }
 
     fn first_from(&self, uid: u32) -> usize {
-        let (mut low, mut high) = (0, self.rows);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.uid(middle) < uid {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+        partition_point(self.rows, |row| self.uid(row) < uid)
     }
 
     fn keep(&mut self, dead: &[bool]) {

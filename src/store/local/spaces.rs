@@ -102,7 +102,7 @@ impl LocalStore {
         let all = 0..self.spaces.len();
         let chosen: Vec<usize> = match selection {
             Selection::Default => all.filter(|&i| self.spaces[i].by_default).collect(),
-            Selection::All => all.filter(|&i| self.visible(i)).collect(),
+            Selection::All => all.filter(|&i| self.spaces[i].settings.is_visible()).collect(),
             Selection::Prefixes(prefixes) => {
                 let mut named = Vec::new();
                 for prefix in prefixes {
@@ -152,12 +152,6 @@ impl LocalStore {
             }
         }
         Ok(())
-    }
-
-    fn visible(&self, i: usize) -> bool {
-        let ns = &self.spaces[i].settings;
-        // A prefix with variables is the pattern of shared namespaces, not one of them.
-        ns.alias_for.is_none() && (!ns.hidden || ns.list != Some(false)) && !ns.prefix.contains('%')
     }
 
     /// The namespace that a prefix, taken as a name, leads to.

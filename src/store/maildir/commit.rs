@@ -14,7 +14,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use super::core::Core;
+use super::core::{Core, LOOKS};
 use super::facts::{guid128, no_uids, push};
 use super::files::vanished;
 use super::mailbox::MaildirMailbox;
@@ -335,7 +335,11 @@ impl Core {
     }
 
     fn search(&self, uid: Uid, base: &[u8]) -> Result<(std::path::PathBuf, (Dir, Vec<u8>))> {
-        let found = scan::find_base(self.mailbox(), base)?.ok_or_else(|| vanished(uid.get()))?;
-        Ok((found.path(self.mailbox()), (found.dir, found.name)))
+        for _ in 0..LOOKS {
+            if let Some(found) = scan::find_base(self.mailbox(), base)? {
+                return Ok((found.path(self.mailbox()), (found.dir, found.name)));
+            }
+        }
+        Err(vanished(uid.get()))
     }
 }

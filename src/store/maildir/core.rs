@@ -20,6 +20,9 @@ use super::NextUidValidity;
 /// So often a mail whose file was renamed meanwhile is looked for (maildir.md 11).
 pub(super) const ROUNDS: usize = 10;
 
+/// Looks at the directories that must miss a file before it is gone.
+pub(super) const LOOKS: usize = 3;
+
 /// A Maildir.
 pub(super) struct Core {
     pub place: Place,
@@ -155,7 +158,9 @@ impl Core {
     /// # Errors
     /// [`Class::Expunged`] if it is nowhere; what `f` says, with UID and file in front.
     pub fn with_file<T>(&mut self, uid: Uid, mut f: impl FnMut(&Path) -> io::Result<T>) -> Result<T> {
-        for round in 0..ROUNDS {
+        // A file can be hidden from a look at the directory by being renamed in that moment.
+        let mut missed = 0;
+        for _ in 0..ROUNDS {
             for path in self.guesses(uid)? {
                 match f(&path) {
                     Ok(value) => return Ok(value),
@@ -163,11 +168,13 @@ impl Core {
                     Err(e) => return Err(Error::io(fs::Error::new("read", path, e)).at(format!("UID {uid}"))),
                 }
             }
-            if round > 0 && self.places.as_ref().is_some_and(|p| p.get(uid.get()).is_none()) {
+            let list = self.list()?.clone();
+            let places = scan::scan(self.mailbox(), &list)?.places;
+            missed = if places.get(uid.get()).is_none() { missed + 1 } else { 0 };
+            self.places = Some(places);
+            if missed == LOOKS {
                 break;
             }
-            let list = self.list()?.clone();
-            self.places = Some(scan::scan(self.mailbox(), &list)?.places);
         }
         Err(Error::new(Class::Expunged, format!("UID {uid} is gone: its file was removed from {}", self.mailbox().display())))
     }

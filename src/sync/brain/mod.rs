@@ -121,11 +121,12 @@ impl Brain<'_> {
         }
         let mut waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
-        self.last_copies = self.foresee(&mut waiting, mailboxes)?;
+        let unified = |guid: &MailboxGuid| !(guids.0.contains(guid) && guids.1.contains(guid));
+        self.last_copies = self.foresee(&mut waiting, mailboxes, |pair| unified(&pair.guid))?;
         // What stays in one mailbox must be safe before its copy in another one goes.
         let one_by_one = self.flow.is_near() || !self.last_copies.is_empty();
         for portion in work::portions(waiting, one_by_one) {
-            self.work(portion, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
+            self.work(portion, unified)?;
         }
         self.finish()
     }

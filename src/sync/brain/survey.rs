@@ -19,6 +19,7 @@ const KEPT_MAILS: u32 = 50_000;
 pub(super) struct Seen {
     offer: mail::Result<Offer>,
     open: Option<Open>,
+    /// The UIDs of one that is not kept open.
     uids: Vec<(Uid, Uid)>,
 }
 
@@ -63,7 +64,7 @@ impl Brain<'_> {
                         kept += 1;
                         mails = more;
                     }
-                    let uids = last_copy::uids(&*open.mailbox);
+                    let uids = if keeps { Vec::new() } else { self.uids(&open) };
                     (Ok(Box::new(offer.clone())), Seen { offer: Ok(offer), open: keeps.then_some(open), uids })
                 }
                 Err(e) => (Err(Failure::from(&e)), Seen { offer: Err(e), open: None, uids: Vec::new() }),
@@ -116,6 +117,7 @@ impl Brain<'_> {
             let attributes = mine.attributes.zip(theirs.attributes).is_some_and(|(a, b)| a != b);
             if attributes || !start.nothing_to_do(&mine, &theirs) {
                 let mails = mine.status.messages.saturating_add(theirs.status.messages);
+                let uids = open.as_ref().map_or(uids, |open| self.uids(open));
                 let present = self.common_uids(uids, &mine, &theirs);
                 waiting.push(Waiting { pair, open, attributes, mails, present });
                 continue;
@@ -131,13 +133,18 @@ impl Brain<'_> {
         Ok(waiting)
     }
 
+    /// What there may be to lose; a backup asks nobody.
+    fn uids(&self, open: &Open) -> Vec<(Uid, Uid)> {
+        if matches!(self.options.mode, Mode::Backup(_)) { Vec::new() } else { last_copy::uids(&*open.mailbox) }
+    }
+
     /// None where neither side can have lost a mail that the other had. Both sides come to the same answer.
     fn common_uids(&self, uids: Vec<(Uid, Uid)>, mine: &Offer, theirs: &Offer) -> Option<Both> {
         let [own, peer] = [mine, theirs].map(|offer| offer.status.identity);
         let new = own.uid_next == Uid::FIRST || peer.uid_next == Uid::FIRST || own.uidvalidity != peer.uidvalidity;
-        let present = |i: mail::Identity, uids| Present { uidvalidity: i.uidvalidity, uid_next: i.uid_next, uids };
         let backup = matches!(self.options.mode, Mode::Backup(_));
-        (!new && !backup).then(|| Both { own: present(own, uids), peer: present(peer, Vec::new()) })
+        let peer = Present { uid_next: peer.uid_next, uids: Vec::new() };
+        (!new && !backup).then_some(Both { own: Present { uid_next: own.uid_next, uids }, peer })
     }
 
     /// Brings the counters of equal mailboxes to the same height. Raising them needs no lock: it is true whatever happens.

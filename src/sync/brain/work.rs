@@ -14,7 +14,7 @@ use crate::sync::tree::Paired;
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
 /// Mailboxes that are carried through together over a wire: bounds open files and locks. Without one nobody waits for an answer:
 /// each mailbox by itself is over sooner, and others have less time to come between.
-const TOGETHER: usize = 32;
+pub(super) const TOGETHER: usize = 32;
 /// Mails in them, those of both sides: bounds memory.
 const MAILS: u32 = 20_000;
 

@@ -17,7 +17,7 @@ use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRul
 use crate::sync::Placement;
 use crate::sync::last_copy::{Farewell, Text};
 use crate::sync::merge::Facts;
-use crate::sync::message::{Attributes, Failure, Finish, Gone, KnownMail, Message, Offer, RoundEnd};
+use crate::sync::message::{Attributes, Failure, Finish, KnownMail, Message, Offer, RoundEnd};
 
 /// The longest message: the facts of more than a million mails.
 pub(super) const MOST: usize = 64 << 20;
@@ -66,7 +66,7 @@ pub(super) enum Said {
     Text(#[serde(with = "octets")] Vec<u8>),
     /// All of the text was sent; or it could not be read to its end.
     TextEnd(Result<(), String>),
-    Gone(Gone),
+    Gone,
     Credit(u32),
     Done(Result<RoundEnd, Failure>),
     Finish(Finish),
@@ -175,7 +175,7 @@ pub(super) fn said(message: &Message) -> Said {
             Said::Mail(MailSaid { uid: m.uid, guid: m.guid.clone(), facts: m.facts.clone(), virtual_size: m.body.virtual_size })
         }
         Message::Known(k) => Said::Known(k.clone()),
-        Message::Gone(g) => Said::Gone(*g),
+        Message::Gone => Said::Gone,
         Message::Credit(n) => Said::Credit(*n),
         Message::Done(r) => Said::Done(r.clone()),
         Message::Finish(f) => Said::Finish(f.clone()),
@@ -200,7 +200,7 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
         Said::Uids(u) => Message::Uids(ranges(u)?),
         Said::Elsewhere(e) => Message::Elsewhere(e),
         Said::Known(k) => Message::Known(k),
-        Said::Gone(g) => Message::Gone(g),
+        Said::Gone => Message::Gone,
         Said::Credit(n) => Message::Credit(n),
         Said::Done(r) => Message::Done(r),
         Said::Finish(f) => Message::Finish(f),

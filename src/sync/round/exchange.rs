@@ -6,7 +6,7 @@ use crate::mail::Uid;
 use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Import, Step, hold_back};
 use crate::sync::flow::{Event, Turn};
-use crate::sync::message::{Gone, LinkError, Message};
+use crate::sync::message::{LinkError, Message};
 
 impl Round<'_> {
     /// Sends these mails and takes in what shall come. What has come whole stays, however the exchange ends: the next run goes on
@@ -77,7 +77,9 @@ impl Round<'_> {
                     match message {
                         Message::Mail(text) => self.carry().stage(*text, m, import)?,
                         Message::Known(known) => self.carry().stage_known(*known, m, import, at_hand)?,
-                        Message::Gone(Gone::Unreadable) => {
+                        // That it was expunged is not known before a log says so: its file may have got another name when it
+                        // was looked for.
+                        Message::Gone => {
                             import.unreadable.insert(m.uid);
                         }
                         _ => {}

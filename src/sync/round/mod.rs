@@ -310,7 +310,7 @@ impl Round<'_> {
         }
         let side = self.start.side;
         let source = match self.mode() {
-            Mode::OneWay(_) => [Side::Master, Side::Slave].into_iter().find(|&s| self.mode().is_source(s)),
+            Mode::OneWay(source) => Some(source.side()),
             _ => None,
         };
         let facts = |of: Side| if of == side { &*own } else { &*peer };
@@ -331,6 +331,24 @@ impl Round<'_> {
             spared.push(at);
         }
         spared
+    }
+
+    /// All that is known of the own side, before anything is locked.
+    ///
+    /// # Errors
+    /// As [`Mailbox::changes`].
+    pub fn glance(&mut self) -> mail::Result<Arc<Facts>> {
+        self.begin(false, false)
+    }
+
+    /// What would go: the master's mails, the slave's.
+    pub fn would_go(&self, own: Arc<Facts>, peer: Arc<Facts>) -> [Vec<Uid>; 2] {
+        let common = self.compare(own, peer);
+        let Asked::New(found) = &common.found else { return Default::default() };
+        [Side::Master, Side::Slave].map(|side| {
+            let facts = if side == self.start.side { &common.own } else { &common.peer };
+            found.of(side).1.iter().map(|&n| facts.items[n].uid).collect()
+        })
     }
 
     /// What shall be.

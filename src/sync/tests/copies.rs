@@ -10,7 +10,7 @@ use super::super::message::{Channel, Link, LinkError, Message};
 use super::super::model::{ModelBox, ModelStore};
 use super::super::tree::Side;
 use super::super::{Algorithm, Mode, Options, Report, Source, run};
-use super::{numbered_mail, options};
+use super::{numbered_mail, options, source_first};
 use crate::mail::{MailGuid, MailboxGuid, MailboxName, Uid, UidValidity};
 use crate::os::stop::Stop;
 
@@ -183,7 +183,7 @@ proptest! {
         pair.act(false, &on_b);
         let must = precious(&pair, &old);
         let how = options(Mode::OneWay(if reverse { Source::Slave } else { Source::Master }), Algorithm::Full);
-        let (source, dest) = if reverse { (pair.b.clone(), pair.a.clone()) } else { (pair.a.clone(), pair.b.clone()) };
+        let (source, dest) = source_first([&pair.a, &pair.b], reverse);
         let before = seen(&source);
         pair.sync(&how, far);
         prop_assert_eq!(seen(&source), before, "the source is as it was");

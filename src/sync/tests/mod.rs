@@ -61,6 +61,8 @@ enum Event {
         room: Option<(bool, u32)>,
         /// A side that gets a mail right before its n-th change.
         arrives: Option<(bool, u32)>,
+        /// A side that does not find the n-th text it looks for.
+        elusive: Option<(bool, u32)>,
     },
     /// A side's log is rotated away.
     Rotate(bool),
@@ -82,6 +84,7 @@ fn event() -> impl Strategy<Value = Event> {
         since,
         room,
         arrives: None,
+        elusive: None,
     });
     // An expunge that does not say of which mail, a filter and `sync -1` together can be told from nothing.
     let users = (ops_without_copies(), ops_without_copies()).prop_map(|(a, b)| Event::Users(named(a), named(b)));
@@ -97,7 +100,15 @@ fn event() -> impl Strategy<Value = Event> {
 /// Only what can be told apart when no log tells it.
 fn event_beside_users() -> impl Strategy<Value = Event> {
     let arrives = prop::option::of((any::<bool>(), 0u32..8));
-    let run = arrives.prop_map(|arrives| Event::Run { mode: Mode::TwoWay, full: true, since: None, room: None, arrives });
+    let elusive = prop::option::of((any::<bool>(), 0u32..4));
+    let run = (arrives, elusive).prop_map(|(arrives, elusive)| Event::Run {
+        mode: Mode::TwoWay,
+        full: true,
+        since: None,
+        room: None,
+        arrives,
+        elusive,
+    });
     prop_oneof![
         2 => (ops_without_copies(), ops_without_copies()).prop_map(|(a, b)| Event::Users(a, b)),
         2 => run,
@@ -108,7 +119,14 @@ fn event_beside_users() -> impl Strategy<Value = Event> {
 /// Copies of mails at work everywhere, and logs that tell.
 fn event_with_copies() -> impl Strategy<Value = Event> {
     let arrives = prop::option::of((any::<bool>(), 0u32..8));
-    let run = arrives.prop_map(|arrives| Event::Run { mode: Mode::TwoWay, full: true, since: None, room: None, arrives });
+    let run = arrives.prop_map(|arrives| Event::Run {
+        mode: Mode::TwoWay,
+        full: true,
+        since: None,
+        room: None,
+        arrives,
+        elusive: None,
+    });
     prop_oneof![
         2 => (ops(), ops()).prop_map(|(a, b)| Event::Users(named(a), named(b))),
         2 => run,
@@ -236,12 +254,15 @@ impl Pair {
                 }
             }
             Event::Rotate(on_a) => inbox(&store(*on_a), ModelBox::forget_log),
-            Event::Run { mode, full, since, room, arrives } => {
+            Event::Run { mode, full, since, room, arrives, elusive } => {
                 if let Some((on_a, before)) = arrives {
                     self.counter += 1;
                     let mail = numbered_mail(self.counter, 0);
                     self.all.insert(mail.text.clone());
                     store(*on_a).world().arriving.push((*before, mail));
+                }
+                if let Some((on_a, n)) = elusive {
+                    store(*on_a).world().elusive = Some(*n);
                 }
                 if let Some((on_a, room)) = room {
                     store(*on_a).world().room = Some(*room);
@@ -255,7 +276,7 @@ impl Pair {
                 self.sync(&Options { filter, commit_interval: 2, ..options(*mode, algorithm) });
                 for store in [&self.a, &self.b] {
                     let mut world = store.world();
-                    world.room = None;
+                    (world.room, world.elusive) = (None, None);
                     // What did not come in time comes now.
                     for (_, mail) in std::mem::take(&mut world.arriving) {
                         world.deliver(&mail);
@@ -315,6 +336,11 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
     round.report
+}
+
+/// Source and destination; in reverse the second is the source.
+fn source_first([a, b]: [&ModelStore; 2], reverse: bool) -> (ModelStore, ModelStore) {
+    if reverse { (b.clone(), a.clone()) } else { (a.clone(), b.clone()) }
 }
 
 type Seen = Vec<(Uid, MailGuid, Flags, Keywords, Vec<u8>)>;
@@ -393,7 +419,7 @@ proptest! {
         for (on_a, on_b) in &history {
             pair.act(true, on_a);
             pair.act(false, on_b);
-            let (source, dest) = if reverse { (pair.b.clone(), pair.a.clone()) } else { (pair.a.clone(), pair.b.clone()) };
+            let (source, dest) = source_first([&pair.a, &pair.b], reverse);
             let (before, writes) = (seen(&source), source.world().writes);
             pair.sync(&how);
             prop_assert_eq!(&seen(&source), &before);
@@ -417,7 +443,7 @@ proptest! {
         for (on_a, on_b) in &history {
             pair.act(true, on_a);
             pair.act(false, on_b);
-            let (source, dest) = if reverse { (pair.b.clone(), pair.a.clone()) } else { (pair.a.clone(), pair.b.clone()) };
+            let (source, dest) = source_first([&pair.a, &pair.b], reverse);
             let (before, writes) = (seen(&source), source.world().writes);
             pair.sync(&how);
             prop_assert_eq!(&seen(&source), &before);
@@ -570,9 +596,9 @@ fn live_through(events: &[Event]) {
 #[test]
 fn histories_that_once_lost_or_doubled_mails() {
     let mails = |a, b| Event::Users(vec![Op::Append { flags: 0 }; a], vec![Op::Append { flags: 0 }; b]);
-    let run = |mode| Event::Run { mode, full: false, since: None, room: None, arrives: None };
-    let since = |mode, since, room| Event::Run { mode, full: false, since: Some(since), room, arrives: None };
-    let full = |mode, room| Event::Run { mode, full: false, since: None, room: Some(room), arrives: None };
+    let run = |mode| Event::Run { mode, full: false, since: None, room: None, arrives: None, elusive: None };
+    let since = |mode, since, room| Event::Run { mode, full: false, since: Some(since), room, arrives: None, elusive: None };
+    let full = |mode, room| Event::Run { mode, full: false, since: None, room: Some(room), arrives: None, elusive: None };
     let (one_way, back) = (Mode::OneWay(Source::Master), Mode::Backup(Source::Slave));
     // The disk was full between a rebuild and the note of what a filter held back.
     live_through(&[mails(3, 2), since(back, 5, Some((true, 1)))]);

@@ -180,7 +180,11 @@ struct Exchange<'a> {
     /// What was decided has been done to the own side.
     imported: bool,
     /// Own mails that the other side does not have yet, and that stand below others that both will have.
-    exposed: Vec<Merged>,
+    exposed: Vec<Uid>,
+    /// Own mails that get another UID in this exchange.
+    moves: HashMap<Uid, Uid>,
+    /// Own mails that were asked for and could not be given.
+    withheld: Vec<Uid>,
     /// UIDs from here on are nobody's.
     beyond: Uid,
     guid_uids: Option<HashMap<MailGuid, Uid>>,
@@ -226,7 +230,8 @@ impl<'a> Exchange<'a> {
         }
         // Without a state what comes next is a mail, if the first UID is one's.
         let gone = changes.mails.iter().find(|c| matches!(c, LogChange::Expunged { .. })).map(LogChange::uid);
-        let first = s.mailbox.mails().first().map(|m| m.uid);
+        let list = s.mailbox.list();
+        let first = (!list.is_empty()).then(|| list.uid(0));
         let unfiltered = sends && last_common.is_none() && s.options.filter.is_empty();
         if unfiltered && first.is_some_and(|uid| gone.is_none_or(|gone| uid < gone)) {
             s.conn.work(Ahead::save());
@@ -286,6 +291,8 @@ impl<'a> Exchange<'a> {
             import: Import::new(status.identity.uid_next),
             imported: false,
             exposed: Vec::new(),
+            moves: HashMap::new(),
+            withheld: Vec::new(),
             beyond: status.identity.uid_next,
             guid_uids: None,
             asked_by_uid: HashSet::new(),
@@ -313,8 +320,7 @@ impl<'a> Exchange<'a> {
                 tracing::error!("Mailbox {}: {e}", self.s.name);
             }
         }
-        if result.is_err()
-            && !self.exposed.is_empty()
+        if !self.exposed.is_empty()
             && let Err(e) = self.save_the_exposed()
         {
             tracing::error!("Mailbox {}: {e}", self.s.name);
@@ -323,13 +329,15 @@ impl<'a> Exchange<'a> {
         Ok(self.end())
     }
 
-    /// A Dovecot that is cut off moves its own mails to their new UIDs and leaves out what had not come: in the next run these
-    /// mails of ours would look expunged over there, and be expunged here. Under new UIDs they are new.
+    /// A Dovecot that is cut off moves its own mails to their new UIDs and leaves out what had not come, as it leaves out what
+    /// could not be given: in the next run these mails of ours would look expunged over there, and be expunged here. Under new
+    /// UIDs they are new.
     fn save_the_exposed(&mut self) -> mail::Result<()> {
         // What is staged in the other handle stays out of this.
         let mut mailbox = self.s.store.open(self.s.name)?;
         mailbox.refresh()?;
         let uid_next = mailbox.status().identity.uid_next;
+        let mails = mailbox.list();
         let mut import = Import::new(uid_next);
         let mut carry = Carry {
             side: self.s.side,
@@ -340,10 +348,12 @@ impl<'a> Exchange<'a> {
         };
         let mut uid = self.beyond.max(uid_next);
         let done = (|| {
-            for m in std::mem::take(&mut self.exposed) {
-                let Some(own) = own_uid(carry.side, &m) else { continue };
-                let from = if self.imported { m.uid } else { own };
-                carry.stage_move(from, &Merged { uid, ..m }, &mut import)?;
+            for own in std::mem::take(&mut self.exposed) {
+                let from = if self.imported { self.moves.get(&own).copied().unwrap_or(own) } else { own };
+                let Some(at) = mails.position(from) else { continue };
+                let mail::Mail { flags, keywords, modseq, .. } = mails.mail(at);
+                let m = Merged { uid, master: None, slave: None, flags, keywords, modseq, copied: true, renewed: false };
+                carry.stage_move(from, &m, &mut import)?;
                 uid = uid.next();
             }
             carry.commit(&mut import)

@@ -67,7 +67,7 @@ impl Exchange<'_> {
                     return Err(Error::Value { kind: "mailbox_state", column: "mailbox_guid", value }.into());
                 }
                 self.their_state = Some(state);
-                self.exposed.clear();
+                self.exposed = std::mem::take(&mut self.withheld);
                 self.receiving = Phase::Done;
             }
             (_, Item::Close) => return Err(ConnError::Closed(self.s.conn.position()).into()),
@@ -203,9 +203,10 @@ impl Exchange<'_> {
 
     fn expose(&mut self, outcome: &Outcome) {
         let shared = outcome.mails.iter().filter(|m| self.peer_uid(m).is_some()).map(|m| m.uid).max();
-        let is_exposed =
-            |m: &&Merged| m.copied && self.own_uid(m).is_some() && self.peer_uid(m).is_none() && Some(m.uid) < shared;
-        self.exposed = outcome.mails.iter().filter(is_exposed).cloned().collect();
+        let is_exposed = |m: &&Merged| m.copied && self.peer_uid(m).is_none() && Some(m.uid) < shared;
+        self.exposed = outcome.mails.iter().filter(is_exposed).filter_map(|m| self.own_uid(m)).collect();
+        let moves = |m: &Merged| Some((self.own_uid(m).filter(|own| *own != m.uid)?, m.uid));
+        self.moves = outcome.mails.iter().filter_map(moves).collect();
         self.beyond = outcome.uid_next;
     }
 
@@ -349,8 +350,9 @@ impl Exchange<'_> {
             let m = &outcome.mails[n];
             self.pending.remove(&m.uid);
             let Some(spooled) = &spooled else {
-                // Expunged there meanwhile.
+                // Perhaps it is there under another name of its file, and comes the next time.
                 self.import.surprised = true;
+                self.import.unreadable.insert(m.uid);
                 continue;
             };
             let uid = self.peer_uid(m).unwrap_or(m.uid);

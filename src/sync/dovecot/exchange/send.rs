@@ -138,13 +138,20 @@ impl Exchange<'_> {
                         item.stream = true;
                         self.body = Some(body);
                     }
-                    Err(e) => self.carry().bad(uid, e),
+                    Err(e) => self.withhold(uid, e),
                 }
             }
-            Err(e) => self.carry().bad(uid, e),
+            Err(e) => self.withhold(uid, e),
         }
         self.s.conn.send(&Item::Mail(item));
         Ok(())
+    }
+
+    fn withhold(&mut self, uid: Uid, why: mail::Error) {
+        if self.s.options.mode == Mode::TwoWay {
+            self.withheld.push(uid);
+        }
+        self.carry().bad(uid, why);
     }
 
     /// A text that can be read to its end. One that has to be unpacked is, before anything is said of it: half a mail would
