@@ -152,14 +152,24 @@ proptest! {
     fn two_way_keeps_the_last_copy(
         far in any::<bool>(),
         history in prop::collection::vec((prop::collection::vec(op(), 0..8), prop::collection::vec(op(), 0..8)), 1..5),
+        // The run of this number is stopped after so many messages, or when a side has made so many changes.
+        stop in prop::option::of((0usize..4, prop_oneof![(0usize..60).prop_map(Ok), (any::<bool>(), 0u32..12).prop_map(Err)])),
     ) {
         let mut pair = Pair::new();
         let how = options(Mode::TwoWay, Algorithm::Full);
-        for (on_a, on_b) in &history {
+        for (n, (on_a, on_b)) in history.iter().enumerate() {
             let old = &texts(&pair.a) | &texts(&pair.b);
             pair.act(true, on_a);
             pair.act(false, on_b);
             let must = precious(&pair, &old);
+            match stop.filter(|stop| stop.0 == n) {
+                Some((_, Ok(messages))) => stopped(&pair, far, messages),
+                Some((_, Err((on_a, room)))) => {
+                    (if on_a { &pair.a } else { &pair.b }).world().room = Some(room);
+                    stopped(&pair, far, usize::MAX);
+                }
+                None => {}
+            }
             pair.sync(&how, far);
             prop_assert_eq!(seen(&pair.a), seen(&pair.b));
             has_all(&pair.a, &must);
@@ -230,17 +240,19 @@ fn what_was_copied_elsewhere_does_not_come_back() {
 }
 
 /// A way that ends after so many messages, counted over both directions.
-struct Cut(Channel, bool, Arc<AtomicUsize>);
+struct Cut(Option<Channel>, bool, Arc<AtomicUsize>);
 
 impl Link for Cut {
     fn send(&mut self, message: Message) -> Result<(), LinkError> {
         let left = self.2.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-        left.map_err(|_| LinkError::Closed)?;
-        self.0.send(message)
+        if left.is_err() {
+            self.0 = None;
+        }
+        self.0.as_mut().ok_or(LinkError::Closed)?.send(message)
     }
 
     fn recv(&mut self) -> Result<Message, LinkError> {
-        self.0.recv()
+        self.0.as_mut().ok_or(LinkError::Closed)?.recv()
     }
 
     fn is_near(&self) -> bool {
@@ -248,12 +260,12 @@ impl Link for Cut {
     }
 }
 
-/// A run that may end anywhere, then a whole one: one copy is left.
-fn stopped_and_run_again(pair: &Pair, far: bool, messages: usize) {
+/// A run that may end anywhere.
+fn stopped(pair: &Pair, far: bool, messages: usize) {
     let how = options(Mode::TwoWay, Algorithm::Full);
     let left = Arc::new(AtomicUsize::new(messages));
     let (a, b) = Channel::pair();
-    let (mut a, mut b) = (Cut(a, far, Arc::clone(&left)), Cut(b, far, left));
+    let (mut a, mut b) = (Cut(Some(a), far, Arc::clone(&left)), Cut(Some(b), far, left));
     std::thread::scope(|scope| {
         let how = &how;
         scope.spawn(move || run(Side::Slave, how, &mut pair.b.clone(), &mut b, &Stop::new()));
@@ -263,7 +275,12 @@ fn stopped_and_run_again(pair: &Pair, far: bool, messages: usize) {
     for store in [&pair.a, &pair.b] {
         store.world().room = None;
     }
-    pair.sync(&how, far);
+}
+
+/// A run that may end anywhere, then a whole one: one copy is left.
+fn stopped_and_run_again(pair: &Pair, far: bool, messages: usize) {
+    stopped(pair, far, messages);
+    pair.sync(&options(Mode::TwoWay, Algorithm::Full), far);
     assert_eq!(seen(&pair.a), seen(&pair.b));
     // Where a run was stopped between the two, both may stay.
     let left: usize = seen(&pair.a).values().map(|b| b.0.len()).sum();
