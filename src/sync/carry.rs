@@ -217,7 +217,9 @@ impl Carry<'_> {
         let mut items = own.items.iter().peekable();
         for m in &outcome.mails {
             let Some(uid) = own_uid(self.side, m) else { continue };
-            stays.push(uid);
+            if !m.renewed || uid == m.uid {
+                stays.push(uid);
+            }
             if uid != m.uid {
                 continue;
             }
@@ -314,6 +316,8 @@ pub(super) enum Step<'a> {
     Fetch(&'a Merged),
     /// It is here under another UID.
     Move(Uid, &'a Merged),
+    /// The same, but that one is another mail, and goes when everything has come.
+    Copy(Uid, &'a Merged),
 }
 
 /// Mails on their way in.

@@ -1,15 +1,13 @@
 //! The last copy of a mail stays.
 //!
 //! A mail is in two mailboxes. A user of one side expunges it in the first, a user of the other side in the second. Mailbox by
-//! mailbox both are to be obeyed, and then it is nowhere, although nobody gave it up: each still had a copy. So a mail that is
-//! to go from one side is looked for among those that went from the other side in the same run. If it was there and no copy is
-//! left anywhere, it stays as a new mail with a new UID.
+//! mailbox both are to be obeyed, and then it is nowhere, although nobody gave it up: each still had a copy. So before anything
+//! is changed both sides tell which mails they may have to lose. A mail that both would lose, and of which no other copy is left on
+//! either, stays where its turn comes first, as a new mail with a new UID; the others go. A run that is stopped in between has
+//! left the mail somewhere, and the next one finds it.
 //!
-//! This holds within one run. One that is stopped between the two, or cannot use one of the mailboxes, leaves the next one with one
-//! expunge to obey. A deleted mailbox goes with its mails.
-//!
-//! Copies are told by their texts: in Maildir each has a GUID of its own. Texts are read only in a run in which both sides have
-//! mails to lose, and no more than [`MAILS`] of them; a backup reverts its destination and asks nobody.
+//! Copies are told by GUID or, because in Maildir each has one of its own, by text. Texts are read only of mails with the same date
+//! on both sides. A backup reverts its destination and asks nobody.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -18,17 +16,15 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
 use super::tree::Side;
-use crate::mail::{self, Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, union_of_uids};
+use crate::mail::{Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, union_of_uids};
 
-/// Texts that a side reads in a run, at most.
-const MAILS: u32 = 2_000;
-/// Octets of them, at most.
-const OCTETS: u64 = 64 << 20;
+/// Texts that a side reads for this in a run, at most. What is not read is nobody's copy.
+const TEXTS: u32 = 20_000;
 
 /// What makes two texts one: a digest without the carriage returns, which storages keep or drop.
-type Text = [u8; 20];
+pub type Text = [u8; 20];
 
-/// A mail that its side is to lose because the other side's users have expunged it. In `sync -1` also a mail that the source
+/// A mail that its side may have to lose, because the other side does not have it any more. In `sync -1` also a mail that the source
 /// keeps and the destination does not get, for that reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Farewell {
@@ -36,167 +32,8 @@ pub struct Farewell {
     pub uid: Uid,
     /// Its GUID.
     pub guid: MailGuid,
-    /// When it was received: a copy keeps that.
+    /// When it was received: a copy keeps that. 0: not known.
     pub received: Timestamp,
-    /// Digest of its text.
-    pub text: Text,
-}
-
-/// The mails that both sides of a mailbox are to lose: the master's, the slave's.
-pub(super) type Farewells<'a> = [&'a [Farewell]; 2];
-
-/// What went in this run, and what stayed. Both brains know the same.
-#[derive(Debug, Default)]
-pub(super) struct Ledger {
-    lost: [HashSet<Text>; 2],
-    spared: HashSet<Text>,
-}
-
-impl Ledger {
-    /// Mails of these mailboxes that both sides would have lost with them, one for each text, in an order that both brains know.
-    pub fn suspects<'a>(&self, mailboxes: &[Farewells<'a>]) -> Vec<&'a Farewell> {
-        let mut going = [HashSet::new(), HashSet::new()];
-        for of in mailboxes {
-            for (going, of) in going.iter_mut().zip(of) {
-                going.extend(of.iter().map(|f| f.text));
-            }
-        }
-        let goes = |side: usize, text: &Text| going[side].contains(text) || self.lost[side].contains(text);
-        let mut seen = HashSet::new();
-        let all = mailboxes.iter().flat_map(|of| of.iter().copied().flatten());
-        all.filter(|f| goes(0, &f.text) && goes(1, &f.text) && !self.spared.contains(&f.text) && seen.insert(f.text)).collect()
-    }
-
-    /// Which mails stay: the mailbox, the side and the number in its list. `last` are the suspects of which no other copy is
-    /// left. In `sync -1` the `source` keeps its mails anyway, and those of the destination stay first.
-    pub fn spare(
-        &mut self,
-        mailboxes: &[Farewells<'_>],
-        last: &HashSet<Text>,
-        source: Option<Side>,
-    ) -> Vec<(usize, Side, usize)> {
-        let mut out = Vec::new();
-        for (at, of) in mailboxes.iter().enumerate() {
-            let mut here: Vec<(Side, usize, &Farewell)> = Vec::new();
-            for (side, of) in [Side::Master, Side::Slave].into_iter().zip(of) {
-                here.extend(of.iter().enumerate().map(|(n, f)| (side, n, f)));
-            }
-            for (side, _, f) in &here {
-                self.lost[*side as usize].insert(f.text);
-            }
-            here.sort_by_key(|(side, _, f)| (source == Some(*side), f.uid, *side as usize));
-            for (side, n, f) in here {
-                let both = self.lost.iter().all(|lost| lost.contains(&f.text));
-                if both && last.contains(&f.text) && self.spared.insert(f.text) {
-                    out.push((at, side, n));
-                }
-            }
-        }
-        out
-    }
-}
-
-/// What one brain needs for it.
-pub(super) struct LastCopy {
-    /// Both sides have mails to lose in this run.
-    pub armed: bool,
-    pub ledger: Ledger,
-    /// Mails of the source of `sync -1` that the destination's users have expunged: no copies to count on.
-    pub given_up: HashSet<(MailboxGuid, Uid)>,
-    mails: u32,
-    octets: u64,
-}
-
-impl Default for LastCopy {
-    fn default() -> Self {
-        Self { armed: false, ledger: Ledger::default(), given_up: HashSet::new(), mails: MAILS, octets: OCTETS }
-    }
-}
-
-impl LastCopy {
-    /// Reads what is to go. What cannot be read is nobody's copy.
-    pub fn farewells(&mut self, mailbox: &mut dyn Mailbox, uids: impl Iterator<Item = Uid>) -> Vec<Farewell> {
-        let mut out = Vec::new();
-        for uid in uids {
-            if self.mails == 0 || self.octets == 0 {
-                tracing::warn!("More mails are expunged than are looked at for their last copies");
-                break;
-            }
-            self.mails -= 1;
-            if let Ok(farewell) = self.farewell(mailbox, uid) {
-                out.push(farewell);
-            }
-        }
-        out
-    }
-
-    fn farewell(&mut self, mailbox: &mut dyn Mailbox, uid: Uid) -> mail::Result<Farewell> {
-        let (text, octets) = digest(mailbox.body(uid)?).map_err(|e| mail::Error::new(mail::Class::Temporary, e))?;
-        self.octets = self.octets.saturating_sub(octets);
-        Ok(Farewell { uid, guid: mailbox.guid(uid)?, received: mailbox.facts(uid)?.received, text })
-    }
-}
-
-/// A search for copies.
-pub(super) struct Search<'a> {
-    by_guid: HashMap<Guid128, usize>,
-    by_date: HashMap<Timestamp, Vec<usize>>,
-    wanted: &'a [&'a Farewell],
-    /// Which are there.
-    pub found: Vec<bool>,
-}
-
-impl<'a> Search<'a> {
-    pub fn new(wanted: &'a [&'a Farewell]) -> Self {
-        let mut by_date: HashMap<Timestamp, Vec<usize>> = HashMap::new();
-        for (n, f) in wanted.iter().enumerate() {
-            by_date.entry(f.received).or_default().push(n);
-        }
-        let by_guid = wanted.iter().enumerate().map(|(n, f)| (f.guid.to_128(), n)).collect();
-        Self { by_guid, by_date, wanted, found: vec![false; wanted.len()] }
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.found.iter().all(|f| *f)
-    }
-
-    /// Looks through a mailbox, but for the mails that go.
-    pub fn through(&mut self, mailbox: &mut dyn Mailbox, goes: impl Fn(Uid) -> bool) {
-        let mails = mailbox.list();
-        for uid in (0..mails.len()).map(|at| mails.uid(at)).filter(|u| !goes(*u)) {
-            if self.is_over() {
-                return;
-            }
-            if let Some(&n) = mailbox.guid128(uid).ok().and_then(|guid| self.by_guid.get(&guid)) {
-                self.found[n] = true;
-                continue;
-            }
-            let Some(same_date) = mailbox.facts(uid).ok().and_then(|f| self.by_date.get(&f.received)) else { continue };
-            if same_date.iter().all(|&n| self.found[n]) {
-                continue;
-            }
-            let Some((text, _)) = mailbox.body(uid).ok().and_then(|body| digest(body).ok()) else { continue };
-            for &n in same_date {
-                self.found[n] |= self.wanted[n].text == text;
-            }
-        }
-    }
-}
-
-fn digest(mut body: Body) -> std::io::Result<(Text, u64)> {
-    let mut hash = Sha1::new();
-    let mut octets = 0;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let n = body.reader.read(&mut buffer)?;
-        if n == 0 {
-            return Ok((hash.finalize().into(), octets));
-        }
-        octets += n as u64;
-        for line in buffer[..n].split(|&b| b == b'\r') {
-            hash.update(line);
-        }
-    }
 }
 
 /// The mails of one side of a mailbox, before anything is compared. Both sides have the same UIDVALIDITY.
@@ -207,22 +44,235 @@ pub(super) struct Present {
 }
 
 impl Present {
-    /// This side may have mails to lose: that the other side had, or passed over, and has no more.
-    pub fn may_lose(&self, other: &Self) -> bool {
-        let covered = |first: Uid, last: Uid| {
-            let n = other.uids.partition_point(|r| r.1 < first);
-            other.uids.get(n).is_some_and(|r| r.0 <= first && last <= r.1)
-        };
-        self.uids.iter().filter(|r| r.0 < other.uid_next).any(|&(first, last)| {
+    /// The UIDs that this side may have to lose: below what the other side has given out, and not there.
+    pub fn lost_at(&self, other: &Self) -> Vec<(Uid, Uid)> {
+        let mut out = Vec::new();
+        for &(first, last) in &self.uids {
+            let mut at = first;
+            let from = other.uids.partition_point(|r| r.1 < first);
+            for &(there, end) in &other.uids[from..] {
+                if there > last {
+                    break;
+                }
+                if at < there {
+                    out.extend(Uid::new(there.get() - 1).map(|before| (at, before)));
+                }
+                at = at.max(end.next());
+            }
             let below = Uid::new(other.uid_next.get() - 1).map_or(last, |below| below.min(last));
-            !covered(first, below)
-        })
+            if at <= below {
+                out.push((at, below));
+            }
+        }
+        out
     }
 }
 
 /// The UIDs of a mailbox.
 pub(super) fn uids(mailbox: &dyn Mailbox) -> Vec<(Uid, Uid)> {
-    let mails = mailbox.list();
-    let uids = (0..mails.len()).map(|at| mails.uid(at));
-    union_of_uids(uids.map(|uid| (uid, uid)))
+    let list = mailbox.list();
+    union_of_uids((0..list.len()).map(|n| (list.uid(n), list.uid(n))))
+}
+
+/// These UIDs one by one.
+pub(super) fn each(ranges: &[(Uid, Uid)]) -> impl Iterator<Item = Uid> {
+    ranges.iter().flat_map(|&(first, last)| (first.get()..=last.get()).filter_map(Uid::new))
+}
+
+/// What is there of these mails.
+pub(super) fn farewells(mailbox: &mut dyn Mailbox, uids: &[(Uid, Uid)]) -> Vec<Farewell> {
+    let mut out = Vec::new();
+    for uid in each(uids) {
+        if let Ok(guid) = mailbox.guid(uid) {
+            let received = mailbox.facts(uid).map(|f| f.received).unwrap_or_default();
+            out.push(Farewell { uid, guid, received });
+        }
+    }
+    out
+}
+
+/// UIDs by mailbox.
+pub(super) type Ranges = HashMap<MailboxGuid, Vec<(Uid, Uid)>>;
+
+/// The mails that both sides may have to lose: the master's, the slave's. Each with its mailbox.
+pub(super) type Going = [Vec<(MailboxGuid, Farewell)>; 2];
+
+/// Leaves those that do go.
+pub(super) fn only(going: &mut Going, gone: &[Ranges; 2]) {
+    for (side, gone) in going.iter_mut().zip(gone) {
+        side.retain(|(mailbox, f)| gone.get(mailbox).is_some_and(|gone| contains(gone, f.uid)));
+    }
+}
+
+fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
+    ranges.get(ranges.partition_point(|r| r.1 < uid)).is_some_and(|r| r.0 <= uid)
+}
+
+/// Leaves those that may be copies of one of the other side's.
+pub(super) fn suspects(mut going: Going) -> Going {
+    let known = going.each_ref().map(|side| {
+        let guids: HashSet<Guid128> = side.iter().map(|(_, f)| f.guid.to_128()).collect();
+        let dates: HashSet<Timestamp> = side.iter().map(|(_, f)| f.received).filter(|d| d.0 != 0).collect();
+        (guids, dates)
+    });
+    for (side, (guids, dates)) in going.iter_mut().zip(known.iter().rev()) {
+        side.retain(|(_, f)| guids.contains(&f.guid.to_128()) || dates.contains(&f.received));
+    }
+    going
+}
+
+/// A mail with its copies.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    guids: HashSet<Guid128>,
+    texts: HashSet<Text>,
+    sides: [bool; 2],
+}
+
+/// The last copies of a run. Both brains know the same.
+#[derive(Debug, Default)]
+pub(super) struct LastCopies {
+    copies: Vec<Copies>,
+    of: HashMap<(MailboxGuid, bool, Uid), (usize, MailGuid)>,
+    dates: HashMap<Timestamp, Vec<usize>>,
+    /// One is safe on both sides, or always was.
+    safe: Vec<bool>,
+}
+
+impl LastCopies {
+    /// From suspects and their texts.
+    pub fn new(suspects: Going, texts: &[Vec<Option<Text>>; 2]) -> Self {
+        let mut out = Self::default();
+        let (mut by_guid, mut by_text) = (HashMap::new(), HashMap::new());
+        for (side, (mails, texts)) in suspects.into_iter().zip(texts).enumerate() {
+            for (n, (mailbox, f)) in mails.into_iter().enumerate() {
+                let (guid, text) = (f.guid.to_128(), texts.get(n).copied().flatten());
+                let known = by_guid.get(&guid).or_else(|| by_text.get(&text?)).copied();
+                let at = known.unwrap_or_else(|| {
+                    out.copies.push(Copies::default());
+                    out.copies.len() - 1
+                });
+                by_guid.insert(guid, at);
+                out.copies[at].guids.insert(guid);
+                if let Some(text) = text {
+                    by_text.insert(text, at);
+                    out.copies[at].texts.insert(text);
+                }
+                out.copies[at].sides[side] = true;
+                out.dates.entry(f.received).or_default().push(at);
+                out.of.insert((mailbox, side == 1, f.uid), (at, f.guid));
+            }
+        }
+        out.safe = out.copies.iter().map(|c| c.sides != [true; 2]).collect();
+        out
+    }
+
+    /// There is nothing to look after.
+    pub fn is_empty(&self) -> bool {
+        self.safe.iter().all(|s| *s)
+    }
+
+    /// What was found elsewhere is safe.
+    pub fn found(&mut self, elsewhere: &[bool]) {
+        self.safe.iter_mut().zip(elsewhere).for_each(|(safe, found)| *safe |= found);
+    }
+
+    /// Which of these going mails of a mailbox stay, one of each: side, UID, GUID. In `sync -1` the `source` keeps its mails
+    /// anyway, and those of the destination stay first.
+    pub fn spare(&self, mailbox: MailboxGuid, going: &[(Side, Uid)], source: Option<Side>) -> Vec<(usize, Side, Uid, MailGuid)> {
+        let mut here: Vec<_> = going
+            .iter()
+            .filter_map(|&(side, uid)| {
+                let (at, guid) = self.of.get(&(mailbox, side == Side::Slave, uid))?;
+                (!self.safe[*at]).then(|| (*at, side, uid, guid.clone()))
+            })
+            .collect();
+        here.sort_by_key(|&(at, side, uid, _)| (at, source == Some(side), uid, side == Side::Slave));
+        here.dedup_by_key(|one| one.0);
+        here
+    }
+
+    /// Both sides have them now.
+    pub fn are_safe(&mut self, spared: &[usize]) {
+        spared.iter().for_each(|&at| self.safe[at] = true);
+    }
+}
+
+/// Reads texts, within bounds.
+pub(super) struct Reader {
+    left: u32,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { left: TEXTS }
+    }
+}
+
+impl Reader {
+    /// The digest of a mail's text; none where it cannot be read.
+    pub fn text(&mut self, mailbox: &mut dyn Mailbox, uid: Uid) -> Option<Text> {
+        self.left = self.left.checked_sub(1)?;
+        mailbox.body(uid).ok().and_then(|body| digest(body).ok())
+    }
+}
+
+/// A search for copies that stay.
+pub(super) struct Search<'a> {
+    last: &'a LastCopies,
+    by_guid: HashMap<Guid128, usize>,
+    by_text: HashMap<Text, usize>,
+    reader: &'a mut Reader,
+    /// Which were found, or need not be.
+    pub found: Vec<bool>,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(last: &'a LastCopies, reader: &'a mut Reader) -> Self {
+        let (mut by_guid, mut by_text) = (HashMap::new(), HashMap::new());
+        for (n, copies) in last.copies.iter().enumerate() {
+            by_guid.extend(copies.guids.iter().map(|g| (*g, n)));
+            by_text.extend(copies.texts.iter().map(|t| (*t, n)));
+        }
+        Self { last, by_guid, by_text, reader, found: last.safe.clone() }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.found.iter().all(|f| *f)
+    }
+
+    /// Looks through a mailbox, but for the mails that go.
+    pub fn through(&mut self, mailbox: &mut dyn Mailbox, going: &[(Uid, Uid)]) {
+        let list = mailbox.list();
+        for uid in (0..list.len()).map(|n| list.uid(n)).filter(|u| !contains(going, *u)) {
+            if self.is_over() {
+                return;
+            }
+            if let Some(&n) = mailbox.guid128(uid).ok().and_then(|guid| self.by_guid.get(&guid)) {
+                self.found[n] = true;
+                continue;
+            }
+            let same_date = mailbox.facts(uid).ok().and_then(|f| self.last.dates.get(&f.received));
+            if same_date.is_none_or(|of| of.iter().all(|&n| self.found[n])) {
+                continue;
+            }
+            if let Some(&n) = self.reader.text(mailbox, uid).and_then(|text| self.by_text.get(&text)) {
+                self.found[n] = true;
+            }
+        }
+    }
+}
+
+fn digest(mut body: Body) -> std::io::Result<Text> {
+    let mut hash = Sha1::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let n = body.reader.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hash.finalize().into());
+        }
+        for line in buffer[..n].split(|&b| b == b'\r') {
+            hash.update(line);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use super::last_copy::Farewell;
+use super::last_copy::{Farewell, Text};
 use super::merge::{Facts, NewGuids};
 use crate::mail::{
     self, Attribute, AttributeChange, Body, Capabilities, Class, Guid128, MailGuid, MailboxGuid, Status, Tree, Uid,
@@ -26,11 +26,15 @@ pub enum Message {
     /// What the sender knows of the mailbox's mails.
     Facts(Arc<Facts>),
     /// The full GUIDs of the sender's mails that are not common, and mails of the other side whose texts the sender has elsewhere:
-    /// they need not travel. And mails that the sender is to lose, where both sides have some.
-    Guids(NewGuids, Vec<Guid128>, Vec<Farewell>),
+    /// they need not travel.
+    Guids(NewGuids, Vec<Guid128>),
     /// The UIDs of the sender's mails in the next mailbox.
     Uids(Vec<(Uid, Uid)>),
-    /// Of which mails that both sides would lose the sender has another copy.
+    /// The sender's mails in the next mailbox that the other side does not have any more.
+    Going(Vec<Farewell>),
+    /// What the texts of those are that may be copies of each other.
+    Texts(Vec<Option<Text>>),
+    /// Of which of them the sender has another copy.
     Elsewhere(Vec<bool>),
     /// A mail, in the order in which the receiver needs them.
     Mail(Box<MailText>),
@@ -221,6 +225,8 @@ impl Message {
             Self::Facts(_) => "a mailbox's mails",
             Self::Guids(..) => "GUIDs",
             Self::Uids(_) => "UIDs",
+            Self::Going(_) => "mails that go",
+            Self::Texts(_) => "texts",
             Self::Elsewhere(_) => "copies",
             Self::Mail(_) | Self::Known(_) => "a mail",
             Self::Gone => "a missing mail",

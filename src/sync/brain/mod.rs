@@ -8,19 +8,21 @@
 //! Nothing waits for the other side that need not: however many mailboxes there are, a run in which nothing is to be done
 //! takes three messages' time. A mailbox that cannot be used is left out on both sides, and the others go on.
 
+mod foresee;
 mod survey;
 mod work;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::at_hand::AtHand;
 use super::flow::Flow;
-use super::last_copy::LastCopy;
+use super::last_copy::LastCopies;
 use super::message::{Failure, Finish, Link, LinkError, Message};
 use super::report::Report;
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
 use super::{Algorithm, Only, Options, State};
-use crate::mail::{self, Attribute, Class, Store, Tree};
+use crate::mail::{self, Attribute, Class, MailboxGuid, Store, Tree};
 use crate::os::stop::Stop;
 
 /// Runs one side to the end.
@@ -35,7 +37,8 @@ pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn 
         report: Report::default(),
         saved: State::default(),
         at_hand: AtHand::default(),
-        last_copy: LastCopy::default(),
+        last_copies: LastCopies::default(),
+        unusable: HashSet::new(),
     };
     let algorithm = brain.read_state();
     let options = Options { algorithm, ..options.clone() };
@@ -51,7 +54,9 @@ struct Brain<'a> {
     report: Report,
     saved: State,
     at_hand: AtHand,
-    last_copy: LastCopy,
+    last_copies: LastCopies,
+    /// Mailboxes that a side cannot use in this run.
+    unusable: HashSet<MailboxGuid>,
 }
 
 impl Brain<'_> {
@@ -114,14 +119,14 @@ impl Brain<'_> {
             Message::TreeDone(Err(f)) => return Err(End::Peer(f)),
             other => return Err(unexpected(&other, "the end of the tree sync")),
         }
-        let waiting = self.compare(mailboxes, seen)?;
+        let mut waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
-        let portions = work::portions(waiting, self.flow.is_near());
-        if portions.len() > 1 {
-            self.foresee(&portions)?;
-        }
-        for portion in portions {
-            self.work(portion, mailboxes, |guid| !(guids.0.contains(guid) && guids.1.contains(guid)))?;
+        let unified = |guid: &MailboxGuid| !(guids.0.contains(guid) && guids.1.contains(guid));
+        self.last_copies = self.foresee(&mut waiting, mailboxes, |pair| unified(&pair.guid))?;
+        // What stays in one mailbox must be safe before its copy in another one goes.
+        let one_by_one = self.flow.is_near() || !self.last_copies.is_empty();
+        for portion in work::portions(waiting, one_by_one) {
+            self.work(portion, unified)?;
         }
         self.finish()
     }

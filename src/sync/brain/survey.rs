@@ -104,10 +104,14 @@ impl Brain<'_> {
                 (Ok(mine), Ok(theirs)) => (mine, theirs),
                 (Err(e), _) => {
                     self.lost(pair, &e);
+                    self.unusable.insert(pair.guid);
                     continue;
                 }
                 // The other side has said why.
-                (Ok(_), Err(_)) => continue,
+                (Ok(_), Err(_)) => {
+                    self.unusable.insert(pair.guid);
+                    continue;
+                }
             };
             let start = self.start(pair, false);
             let attributes = mine.attributes.zip(theirs.attributes).is_some_and(|(a, b)| a != b);

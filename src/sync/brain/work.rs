@@ -2,26 +2,25 @@
 
 use std::time::Duration;
 
-use super::survey::{Both, Open, Waiting, check};
+use super::survey::{Open, Waiting, check};
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Attribute, Class, Mailbox, MailboxGuid, Since};
 use crate::sync::attributes;
-use crate::sync::last_copy::Present;
 use crate::sync::message::{Attributes, Failure, Message};
-use crate::sync::round::{self, Copies, Entrant, Look, Round, RoundError, RoundReport, Start};
+use crate::sync::round::{self, Entrant, Look, Round, RoundError, RoundReport, Start};
 use crate::sync::tree::Paired;
 
 /// How long the lock of one mailbox is waited for where `-l` says nothing (sync.md 10.1).
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
 /// Mailboxes that are carried through together over a wire: bounds open files and locks. Without one nobody waits for an answer:
 /// each mailbox by itself is over sooner, and others have less time to come between.
-const TOGETHER: usize = 32;
+pub(super) const TOGETHER: usize = 32;
 /// Mails in them, those of both sides: bounds memory.
 const MAILS: u32 = 20_000;
 
 /// Which mailboxes go together. Both sides come to the same answer.
-pub(super) fn portions(waiting: Vec<Waiting<'_>>, near: bool) -> Vec<Vec<Waiting<'_>>> {
-    let together = if near { 1 } else { TOGETHER };
+pub(super) fn portions(waiting: Vec<Waiting<'_>>, one_by_one: bool) -> Vec<Vec<Waiting<'_>>> {
+    let together = if one_by_one { 1 } else { TOGETHER };
     let mut out: Vec<Vec<Waiting<'_>>> = Vec::new();
     let mut mails = 0u32;
     for one in waiting {
@@ -46,41 +45,15 @@ impl<'a> Brain<'a> {
         Start { side: self.side, options: self.options, saved, fresh: pair.fresh, unified, stop: self.stop }
     }
 
-    /// Whether both sides may lose mails in this run, as far as that is to be seen now. (Of one portion it is seen in its round.)
-    pub(super) fn foresee(&mut self, portions: &[Vec<Waiting<'_>>]) -> Result<(), End> {
-        let present = || portions.iter().flatten().filter_map(|w| w.present.as_ref());
-        for Both { own, .. } in present() {
-            self.flow.send(Message::Uids(own.uids.clone()))?;
-        }
-        let mut lose = [false; 2];
-        for Both { own, peer } in present() {
-            let peer = match self.flow.recv()? {
-                Message::Uids(uids) => Present { uids, ..peer.clone() },
-                other => return Err(unexpected(&other, "UIDs")),
-            };
-            lose[0] |= own.may_lose(&peer);
-            lose[1] |= peer.may_lose(own);
-        }
-        self.last_copy.armed = lose == [true; 2];
-        Ok(())
-    }
-
     /// Carries these mailboxes through.
-    pub(super) fn work(
-        &mut self,
-        portion: Vec<Waiting<'_>>,
-        mailboxes: &[Paired],
-        unified: impl Fn(&MailboxGuid) -> bool,
-    ) -> Result<(), End> {
+    pub(super) fn work(&mut self, portion: Vec<Waiting<'_>>, unified: impl Fn(&MailboxGuid) -> bool) -> Result<(), End> {
         let differ: Vec<bool> = portion.iter().map(|w| w.attributes).collect();
         let (pairs, mut rounds) = self.lock_in_turn(portion, unified)?;
         self.sync_attributes(&pairs, &mut rounds, &differ)?;
         if !self.options.mode.is_source(self.side) {
             self.at_hand.open(self.store);
         }
-        let mut copies =
-            Copies { last: &mut self.last_copy, store: self.store, mailboxes, side: self.side, options: self.options };
-        let result = round::run(&mut rounds, &mut self.flow, &mut self.at_hand, &mut copies);
+        let result = round::run(&mut rounds, &mut self.flow, &mut self.at_hand, &mut self.last_copies);
         for (pair, round) in pairs.into_iter().zip(rounds) {
             if let Ok(round) = round {
                 self.note(pair, round.report);

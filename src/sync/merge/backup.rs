@@ -53,6 +53,7 @@ pub fn backup(master: &Facts, slave: &Facts, master_is_source: bool, unreadable:
                 keywords: item.keywords.clone(),
                 modseq: item.modseq,
                 copied: true,
+                renewed: false,
             }
         })
         .collect();

@@ -147,6 +147,8 @@ pub struct Merged {
     pub modseq: ModSeq,
     /// The side that does not have it gets it. Not so for mails that a filter holds back or that cannot be read.
     pub copied: bool,
+    /// The last copy of a mail that was to go: under its new UID it is another mail, and the old one goes after all.
+    pub renewed: bool,
 }
 
 impl Facts {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::assign::{NewMails, assign};
 use super::{Common, Facts, Item, Merged, NewGuids, Outcome, flags, merged_uidvalidity};
 use crate::mail::{Guid128, ModSeq, Uid};
+use crate::sync::tree::Side;
 
 /// The mails that both sides shall have.
 #[must_use]
@@ -21,8 +22,14 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     for a in assigned {
         mails.push(match (a.master, a.slave) {
             (Some(x), Some(y)) => both(&master.items[x], &slave.items[y], a.uid, modseq),
-            (Some(x), None) => one(&master.items[x], a.uid, slave.status.highest_modseq, modseq, true),
-            (None, Some(y)) => one(&slave.items[y], a.uid, master.status.highest_modseq, modseq, false),
+            (Some(x), None) => {
+                let renewed = common.renewed.contains(&(Side::Master, x));
+                Merged { renewed, ..one(&master.items[x], a.uid, slave.status.highest_modseq, modseq, true) }
+            }
+            (None, Some(y)) => {
+                let renewed = common.renewed.contains(&(Side::Slave, y));
+                Merged { renewed, ..one(&slave.items[y], a.uid, master.status.highest_modseq, modseq, false) }
+            }
             (None, None) => continue,
         });
     }
@@ -74,7 +81,7 @@ pub(in crate::sync) fn both(a: &Item, b: &Item, uid: Uid, changed: ModSeq) -> Me
     let same =
         a.flags == flags && b.flags == flags && a.keywords == keywords && b.keywords == keywords && a.uid == uid && b.uid == uid;
     let modseq = if same { a.modseq.max(b.modseq) } else { changed };
-    Merged { uid, master: Some(a.uid), slave: Some(b.uid), flags, keywords, modseq, copied: true }
+    Merged { uid, master: Some(a.uid), slave: Some(b.uid), flags, keywords, modseq, copied: true, renewed: false }
 }
 
 /// A mail that the other side gets. It keeps its modseq where that is news to the other side's clients.
@@ -88,6 +95,7 @@ pub(in crate::sync) fn one(item: &Item, uid: Uid, other_highest: ModSeq, changed
         keywords: item.keywords.clone(),
         modseq,
         copied: true,
+        renewed: false,
     }
 }
 

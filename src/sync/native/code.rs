@@ -4,7 +4,7 @@
 //! message = length(4, little endian) postcard(Said) more
 //! ```
 //! What was thought of later stands in `more`, which those that know nothing of it skip; where it is missing, it is empty:
-//! after `Hello` a `HelloMore`, after `Guids` the GUIDs of mails that need not be sent and the mails that are to go.
+//! after `Hello` a `HelloMore`, after `Guids` the GUIDs of mails that need not be sent.
 //!
 //! A mail's text follows its `Mail` in `Text` parts and ends with `TextEnd`.
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::NativeError;
 use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
 use crate::sync::Placement;
-use crate::sync::last_copy::Farewell;
+use crate::sync::last_copy::{Farewell, Text};
 use crate::sync::merge::Facts;
 use crate::sync::message::{Attributes, Failure, Finish, KnownMail, Message, Offer, RoundEnd};
 
@@ -61,7 +61,7 @@ pub(super) enum Said {
     Offer(Result<Box<Offer>, Failure>),
     Attributes(Box<Attributes>),
     Facts(Box<Facts>),
-    Guids(Vec<Option<MailGuid>>, #[serde(skip)] GuidsMore),
+    Guids(Vec<Option<MailGuid>>, #[serde(skip)] Vec<Guid128>),
     Mail(MailSaid),
     Text(#[serde(with = "octets")] Vec<u8>),
     /// All of the text was sent; or it could not be read to its end.
@@ -72,11 +72,10 @@ pub(super) enum Said {
     Finish(Finish),
     Known(Box<KnownMail>),
     Uids(Vec<(Uid, Uid)>),
+    Going(Vec<Farewell>),
+    Texts(Vec<Option<Text>>),
     Elsewhere(Vec<bool>),
 }
-
-/// What else is said with GUIDs: mails that need not be sent, and mails that are to go.
-type GuidsMore = (Vec<Guid128>, Vec<Farewell>);
 
 /// Octets in one piece: written as any list of them, only at once.
 mod octets {
@@ -123,7 +122,7 @@ pub(super) fn write(said: &Said, out: &mut Vec<u8>) -> Result<(), NativeError> {
     let data = postcard::to_extend(said, std::mem::take(out)).map_err(cannot)?;
     let mut data = match said {
         Said::Hello(hello) => postcard::to_extend(&hello.more, data).map_err(cannot)?,
-        Said::Guids(_, more) if *more != GuidsMore::default() => postcard::to_extend(more, data).map_err(cannot)?,
+        Said::Guids(_, here) if !here.is_empty() => postcard::to_extend(here, data).map_err(cannot)?,
         _ => data,
     };
     let len = data.len() - start - 4;
@@ -147,7 +146,7 @@ pub(super) fn read(octets: &[u8]) -> Result<Option<(Said, usize)>, NativeError> 
     let (mut said, more) = postcard::take_from_bytes(data).map_err(senseless)?;
     match &mut said {
         Said::Hello(hello) if !more.is_empty() => hello.more = postcard::from_bytes(more).map_err(senseless)?,
-        Said::Guids(_, rest) if !more.is_empty() => *rest = postcard::from_bytes(more).map_err(senseless)?,
+        Said::Guids(_, here) if !more.is_empty() => *here = postcard::from_bytes(more).map_err(senseless)?,
         _ => {}
     }
     Ok(Some((said, 4 + len)))
@@ -167,7 +166,9 @@ pub(super) fn said(message: &Message) -> Said {
         Message::Offer(o) => Said::Offer(o.clone()),
         Message::Attributes(a) => Said::Attributes(a.clone()),
         Message::Facts(f) => Said::Facts(Box::new(Facts::clone(f))),
-        Message::Guids(g, here, gone) => Said::Guids(g.clone(), (here.clone(), gone.clone())),
+        Message::Guids(g, here) => Said::Guids(g.clone(), here.clone()),
+        Message::Going(g) => Said::Going(g.clone()),
+        Message::Texts(t) => Said::Texts(t.clone()),
         Message::Uids(u) => Said::Uids(u.clone()),
         Message::Elsewhere(e) => Said::Elsewhere(e.clone()),
         Message::Mail(m) => {
@@ -193,7 +194,9 @@ pub(super) fn message(said: Said) -> Result<Message, NativeError> {
         Said::Offer(o) => Message::Offer(o),
         Said::Attributes(a) => Message::Attributes(a),
         Said::Facts(f) => Message::Facts(Arc::new(checked(*f)?)),
-        Said::Guids(g, (here, gone)) => Message::Guids(g, here, gone),
+        Said::Guids(g, here) => Message::Guids(g, here),
+        Said::Going(g) => Message::Going(g),
+        Said::Texts(t) => Message::Texts(t),
         Said::Uids(u) => Message::Uids(ranges(u)?),
         Said::Elsewhere(e) => Message::Elsewhere(e),
         Said::Known(k) => Message::Known(k),
@@ -270,10 +273,12 @@ mod tests {
             postcard::to_stdvec(&text).expect("short")[..],
             "as a list"
         );
-        let farewell = Farewell { uid: Uid::FIRST, guid: MailGuid::from_bytes([4; 16]), received: Timestamp(5), text: [6; 20] };
-        for more in [GuidsMore::default(), (vec![MailGuid::from_bytes([3; 16]).to_128()], vec![farewell])] {
-            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], more.clone())) else { panic!("GUIDs") };
-            assert_eq!((guids, seen), (vec![None], more));
+        for here in [Vec::new(), vec![MailGuid::from_bytes([3; 16]).to_128()]] {
+            let Said::Guids(guids, seen) = again(&Said::Guids(vec![None], here.clone())) else { panic!("GUIDs") };
+            assert_eq!((guids, seen), (vec![None], here));
         }
+        let going = vec![Farewell { uid: Uid::FIRST, guid: MailGuid::from_bytes([4; 16]), received: Timestamp(5) }];
+        let Said::Going(seen) = again(&Said::Going(going.clone())) else { panic!("mails that go") };
+        assert_eq!(seen, going);
     }
 }

@@ -5,7 +5,6 @@
 //! expunges; counters last, when everything before has succeeded. A stop in between leaves a valid mailbox with a part of
 //! the new mails, which the next run finds by UID and GUID.
 
-mod copies;
 mod exchange;
 mod look;
 mod together;
@@ -13,12 +12,12 @@ mod together;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-pub use self::copies::Copies;
 pub use self::together::{Entrant, run};
 use super::at_hand::AtHand;
 use super::carry::{Carry, Import, Step, held_back, hold_back, own_uid, still_needed};
 use super::facts::{self, BadMail};
 use super::flow::Turn;
+use super::last_copy::LastCopies;
 use super::merge::{self, Facts, Item, NewGuids, Outcome};
 use super::message::{Failure, LinkError, Offer, RoundEnd};
 use super::report::Counts;
@@ -237,19 +236,6 @@ enum Asked {
     New(merge::Common),
 }
 
-impl Common {
-    /// Mails of a side are to go.
-    fn loses(&self, side: Side) -> bool {
-        matches!(&self.found, Asked::New(common) if !common.of(side).1.is_empty())
-    }
-
-    /// The UIDs of the own mails that are to go, ascending. `side` is the own one.
-    fn gone(&self, side: Side) -> Vec<Uid> {
-        let Asked::New(common) = &self.found else { return Vec::new() };
-        common.of(side).1.iter().map(|&i| self.own.items[i].uid).collect()
-    }
-}
-
 /// What shall be, and what was.
 pub struct Decided {
     own: Arc<Facts>,
@@ -314,6 +300,55 @@ impl Round<'_> {
             guids.push(self.guid_if_readable(uid, was_held));
         }
         guids
+    }
+
+    /// Lets the last copies of mails stay that were to go. Gives those of them that are safe when the round has succeeded.
+    fn keep_last(&self, asked: &mut together::Asked, last: &LastCopies) -> Vec<usize> {
+        let Common { own, peer, found: Asked::New(found), guids } = &mut asked.common else { return Vec::new() };
+        if last.is_empty() {
+            return Vec::new();
+        }
+        let side = self.start.side;
+        let source = match self.mode() {
+            Mode::OneWay(source) => Some(source.side()),
+            _ => None,
+        };
+        let facts = |of: Side| if of == side { &*own } else { &*peer };
+        let going = [Side::Master, Side::Slave].into_iter().flat_map(|of| found.of(of).1.iter().map(move |&n| (of, n)));
+        let going: Vec<(Side, Uid)> = going.map(|(of, n)| (of, facts(of).items[n].uid)).collect();
+        let mut spared = Vec::new();
+        for (at, of, uid, guid) in last.spare(own.status.identity.guid, &going, source) {
+            let Ok(item) = facts(of).items.binary_search_by_key(&uid, |i| i.uid) else { continue };
+            if source.is_some_and(|source| source != of) {
+                found.kept.push(item);
+            } else if let Some(place) = found.renew(of, item) {
+                let guids = if of == side { &mut *guids } else { &mut asked.theirs };
+                guids.insert(place.min(guids.len()), Some(guid));
+            }
+            if side == Side::Master {
+                tracing::info!("Mailbox {}: UID {uid} stays: it is the last copy", self.name);
+            }
+            spared.push(at);
+        }
+        spared
+    }
+
+    /// All that is known of the own side, before anything is locked.
+    ///
+    /// # Errors
+    /// As [`Mailbox::changes`].
+    pub fn glance(&mut self) -> mail::Result<Arc<Facts>> {
+        self.begin(false, false)
+    }
+
+    /// What would go: the master's mails, the slave's.
+    pub fn would_go(&self, own: Arc<Facts>, peer: Arc<Facts>) -> [Vec<Uid>; 2] {
+        let common = self.compare(own, peer);
+        let Asked::New(found) = &common.found else { return Default::default() };
+        [Side::Master, Side::Slave].map(|side| {
+            let facts = if side == self.start.side { &common.own } else { &common.peer };
+            found.of(side).1.iter().map(|&n| facts.items[n].uid).collect()
+        })
     }
 
     /// What shall be.
@@ -425,7 +460,7 @@ impl Round<'_> {
         let rebuild = outcome.rebuild;
         let steps = outcome.mails.iter().filter_map(|m| match own_uid(side, m) {
             None if m.copied && own_uid(peers_side, m).is_some() => Some(Step::Fetch(m)),
-            Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
+            Some(u) if u != m.uid && !rebuild => Some(if m.renewed { Step::Copy(u, m) } else { Step::Move(u, m) }),
             _ => None,
         });
         self.mailbox.expect(steps.clone().count());

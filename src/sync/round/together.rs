@@ -6,12 +6,11 @@
 
 use std::sync::Arc;
 
-use super::copies::Copies;
 use super::{Common, Decided, ROUNDS, Result, Round, RoundError};
 use crate::mail::{self, Guid128};
 use crate::sync::at_hand::AtHand;
 use crate::sync::flow::{Flow, Turn};
-use crate::sync::last_copy::Farewell;
+use crate::sync::last_copy::LastCopies;
 use crate::sync::merge::{Facts, NewGuids};
 use crate::sync::message::{Failure, LinkError, Message};
 
@@ -19,17 +18,17 @@ use crate::sync::message::{Failure, LinkError, Message};
 pub type Entrant<'a> = std::result::Result<Round<'a>, Failure>;
 
 /// Where a mailbox stands: its number, and what the last flight has brought, or that this side gives it up.
-pub(super) type Job<T> = (usize, Outcome<T>);
-pub(super) type Outcome<T> = std::result::Result<T, Failure>;
+type Job<T> = (usize, Outcome<T>);
+type Outcome<T> = std::result::Result<T, Failure>;
 
 /// Carries the mailboxes through. What is wrong with a single one is in its report.
 ///
 /// # Errors
 /// [`RoundError::End`]: the run ends.
-pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand, copies: &mut Copies<'_>) -> Result<()> {
+pub fn run(rounds: &mut [Entrant<'_>], flow: &mut Flow<'_>, at_hand: &mut AtHand, last: &mut LastCopies) -> Result<()> {
     let mut open: Vec<usize> = (0..rounds.len()).collect();
     for n in 1..=ROUNDS {
-        open = once(rounds, &open, n, (flow, at_hand, copies))?;
+        open = once(rounds, &open, n, (flow, at_hand, last))?;
         if open.is_empty() {
             break;
         }
@@ -42,7 +41,7 @@ fn once(
     rounds: &mut [Entrant<'_>],
     open: &[usize],
     n: u32,
-    (flow, at_hand, copies): (&mut Flow<'_>, &mut AtHand, &mut Copies<'_>),
+    (flow, at_hand, last): (&mut Flow<'_>, &mut AtHand, &mut LastCopies),
 ) -> Result<Vec<usize>> {
     let jobs: Vec<Job<()>> = open.iter().map(|&i| (i, Ok(()))).collect();
     let near = flow.is_near();
@@ -52,38 +51,34 @@ fn once(
     };
     let jobs = flight(rounds, jobs, flow, begin, hear_facts)?;
     let jobs = complete(rounds, jobs, flow)?;
-    let mut compared: Vec<Job<Common>> = Vec::with_capacity(jobs.len());
-    for (i, job) in jobs {
-        let job = tried(&mut rounds[i], job, |round, (own, peer)| Ok(round.compare(own, peer)))?;
-        compared.push((i, job));
-    }
-    copies.foresee(&compared);
-    let ask = |round: &mut Round<'_>, mut common: Common| {
-        let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&common.own, &common.peer) };
+    let compare = |round: &mut Round<'_>, (own, peer): (Arc<Facts>, Arc<Facts>)| {
+        let here = if round.is_source() { Vec::new() } else { at_hand.lacking(&own, &peer) };
+        let mut common = round.compare(own, peer);
         common.guids = round.guids(&common);
-        let going = copies.going(round, &common);
-        Ok((Message::Guids(common.guids.clone(), here, going.clone()), (common, going)))
+        Ok((Message::Guids(common.guids.clone(), here), common))
     };
-    let mut jobs = flight(rounds, compared, flow, ask, |(common, going), said| match said {
-        Message::Guids(theirs, there, peers) => Ok(Asked { common, theirs, there, going: [going, peers] }),
+    let jobs: Vec<Job<Asked>> = flight(rounds, jobs, flow, compare, |common, said| match said {
+        Message::Guids(theirs, there) => Ok(Asked { common, theirs, there }),
         other => Err(unexpected(&other, "GUIDs")),
     })?;
-    copies.keep_last(rounds, &mut jobs, flow)?;
     let mut ends = Vec::with_capacity(jobs.len());
     let mut dones = Vec::with_capacity(jobs.len());
     for (at, (i, job)) in jobs.into_iter().enumerate() {
-        let mut decided = None;
-        let end = tried(&mut rounds[i], job, |round, Asked { common, theirs, there, .. }| {
+        let (mut decided, mut spared) = (None, Vec::new());
+        let end = tried(&mut rounds[i], job, |round, mut asked| {
+            spared = round.keep_last(&mut asked, last);
+            let Asked { common, theirs, there } = asked;
             let decided: &mut Decided = decided.insert(round.decide(common, &theirs, there));
             round.carry_out(decided, &mut Turn { flow, at, dones: &mut dones }, at_hand)
         })?;
         flow.send(Message::Done(end.clone()))?;
-        ends.push((i, end, decided));
+        ends.push((i, end, (decided, spared)));
     }
     Turn { flow, at: ends.len(), dones: &mut dones }.wait()?;
     let mut again = Vec::new();
-    for ((i, own, decided), peer) in ends.into_iter().zip(dones) {
+    for ((i, own, (decided, spared)), peer) in ends.into_iter().zip(dones) {
         if let (Ok(own), Ok(peer), Some(decided), Ok(round)) = (own, peer, decided, &mut rounds[i]) {
+            last.are_safe(&spared);
             if round.is_unsettled(&decided, &own, &peer) && n < ROUNDS {
                 again.push(i);
             } else {
@@ -136,8 +131,6 @@ pub(super) struct Asked {
     pub theirs: NewGuids,
     /// Mails whose texts the other side has elsewhere.
     there: Vec<Guid128>,
-    /// Mails that are to go: the own, the other side's.
-    pub going: [Vec<Farewell>; 2],
 }
 
 /// One flight. `hear` is given what the other side says.
@@ -145,7 +138,7 @@ fn flight<'r, A, B, C>(
     rounds: &mut [Entrant<'r>],
     jobs: Vec<Job<A>>,
     flow: &mut Flow<'_>,
-    mut say: impl FnMut(&mut Round<'r>, A) -> mail::Result<(Message, B)>,
+    say: impl Fn(&mut Round<'r>, A) -> mail::Result<(Message, B)>,
     hear: impl Fn(B, Message) -> Result<C>,
 ) -> Result<Vec<Job<C>>> {
     let mut said = Vec::with_capacity(jobs.len());
@@ -199,6 +192,6 @@ fn tried<'r, A, B>(
     }
 }
 
-pub(super) fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
+fn unexpected(got: &Message, wanted: &'static str) -> RoundError {
     LinkError::Unexpected { got: got.kind(), wanted }.into()
 }

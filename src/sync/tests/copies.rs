@@ -1,6 +1,8 @@
 //! Mails in two mailboxes, whole runs: the last copy of a mail stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 
@@ -150,14 +152,24 @@ proptest! {
     fn two_way_keeps_the_last_copy(
         far in any::<bool>(),
         history in prop::collection::vec((prop::collection::vec(op(), 0..8), prop::collection::vec(op(), 0..8)), 1..5),
+        // The run of this number is stopped after so many messages, or when a side has made so many changes.
+        stop in prop::option::of((0usize..4, prop_oneof![(0usize..60).prop_map(Ok), (any::<bool>(), 0u32..12).prop_map(Err)])),
     ) {
         let mut pair = Pair::new();
         let how = options(Mode::TwoWay, Algorithm::Full);
-        for (on_a, on_b) in &history {
+        for (n, (on_a, on_b)) in history.iter().enumerate() {
             let old = &texts(&pair.a) | &texts(&pair.b);
             pair.act(true, on_a);
             pair.act(false, on_b);
             let must = precious(&pair, &old);
+            match stop.filter(|stop| stop.0 == n) {
+                Some((_, Ok(messages))) => stopped(&pair, far, messages),
+                Some((_, Err((on_a, room)))) => {
+                    (if on_a { &pair.a } else { &pair.b }).world().room = Some(room);
+                    stopped(&pair, far, usize::MAX);
+                }
+                None => {}
+            }
             pair.sync(&how, far);
             prop_assert_eq!(seen(&pair.a), seen(&pair.b));
             has_all(&pair.a, &must);
@@ -224,5 +236,65 @@ fn what_was_copied_elsewhere_does_not_come_back() {
         assert_eq!(seen(&pair.a), seen(&pair.b));
         let left: Vec<usize> = seen(&pair.a).values().map(|b| b.0.len()).collect();
         assert_eq!(left, [0, 0, 1], "in the third mailbox alone");
+    }
+}
+
+/// A way that ends after so many messages, counted over both directions.
+struct Cut(Option<Channel>, bool, Arc<AtomicUsize>);
+
+impl Link for Cut {
+    fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        let left = self.2.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+        if left.is_err() {
+            self.0 = None;
+        }
+        self.0.as_mut().ok_or(LinkError::Closed)?.send(message)
+    }
+
+    fn recv(&mut self) -> Result<Message, LinkError> {
+        self.0.as_mut().ok_or(LinkError::Closed)?.recv()
+    }
+
+    fn is_near(&self) -> bool {
+        !self.1
+    }
+}
+
+/// A run that may end anywhere.
+fn stopped(pair: &Pair, far: bool, messages: usize) {
+    let how = options(Mode::TwoWay, Algorithm::Full);
+    let left = Arc::new(AtomicUsize::new(messages));
+    let (a, b) = Channel::pair();
+    let (mut a, mut b) = (Cut(Some(a), far, Arc::clone(&left)), Cut(Some(b), far, left));
+    std::thread::scope(|scope| {
+        let how = &how;
+        scope.spawn(move || run(Side::Slave, how, &mut pair.b.clone(), &mut b, &Stop::new()));
+        run(Side::Master, how, &mut pair.a.clone(), &mut a, &Stop::new());
+        drop(a);
+    });
+    for store in [&pair.a, &pair.b] {
+        store.world().room = None;
+    }
+}
+
+/// A run that may end anywhere, then a whole one: one copy is left.
+fn stopped_and_run_again(pair: &Pair, far: bool, messages: usize) {
+    stopped(pair, far, messages);
+    pair.sync(&options(Mode::TwoWay, Algorithm::Full), far);
+    assert_eq!(seen(&pair.a), seen(&pair.b));
+    // Where a run was stopped between the two, both may stay.
+    let left: usize = seen(&pair.a).values().map(|b| b.0.len()).sum();
+    assert!((1..=2).contains(&left), "{left} left after {messages} messages");
+}
+
+#[test]
+fn a_run_that_is_stopped_does_not_lose_the_last_copy() {
+    for (far, own_guid) in [(false, false), (false, true), (true, false), (true, true)] {
+        (0..60).for_each(|n| stopped_and_run_again(&crossed(own_guid), far, n));
+        for (on_a, room) in (0..8).flat_map(|n| [(false, n), (true, n)]) {
+            let pair = crossed(own_guid);
+            (if on_a { &pair.a } else { &pair.b }).world().room = Some(room);
+            stopped_and_run_again(&pair, far, usize::MAX);
+        }
     }
 }

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 
 use super::at_hand::AtHand;
 use super::flow::Flow;
-use super::last_copy::LastCopy;
+use super::last_copy::LastCopies;
 use super::message::{Channel, Link as _, Message};
 use super::model::{ModelBox, ModelMail, ModelStore};
-use super::round::{self, Copies, Round, RoundReport, Start, offer};
+use super::round::{self, Round, RoundReport, Start, offer};
 use super::tree::Side;
 use super::{Algorithm, Filter, Mode, Options, Report, Source, facts};
 use crate::mail::{
@@ -331,8 +331,8 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         return report;
     }
     let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: None, name: &name, report })];
-    let mut copies = Copies { last: &mut LastCopy::default(), store: &mut store, mailboxes: &[], side, options };
-    round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default(), &mut copies).expect("the other side lives");
+    let mut last = LastCopies::default();
+    round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default(), &mut last).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };
     assert!(round.report.failed.as_ref().is_none_or(|e| e.class() == Class::NoRoom), "{:?}", round.report.failed);
     round.report

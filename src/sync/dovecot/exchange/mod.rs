@@ -352,7 +352,7 @@ impl<'a> Exchange<'a> {
                 let from = if self.imported { self.moves.get(&own).copied().unwrap_or(own) } else { own };
                 let Some(at) = mails.position(from) else { continue };
                 let mail::Mail { flags, keywords, modseq, .. } = mails.mail(at);
-                let m = Merged { uid, master: None, slave: None, flags, keywords, modseq, copied: true };
+                let m = Merged { uid, master: None, slave: None, flags, keywords, modseq, copied: true, renewed: false };
                 carry.stage_move(from, &m, &mut import)?;
                 uid = uid.next();
             }
