@@ -459,24 +459,45 @@ impl Conn {
                 Wait::InputOrRoom if queues.output_size < ROOM => return (queues, Ok(None)),
                 _ => {}
             }
-            if let Some(signal) = self.stop.requested() {
-                return (queues, Err(ConnError::Stopped(signal)));
+            match self.patience(&queues, began) {
+                Ok(patience) => queues = shared.wait(queues, patience),
+                Err(e) => return (queues, Err(e)),
             }
-            // Who does not listen any more may have said why; but not for long.
-            if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
-                return (queues, Err(ConnError::Eof { name: self.name.clone(), position: self.position() }));
-            }
-            let last = queues.active.map_or(began, |active| active.max(began));
-            let mut patience = LOOK;
-            if let Some(timeout) = self.timeout {
-                let silent = last.elapsed();
-                if silent >= timeout {
-                    return (queues, Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() }));
-                }
-                patience = patience.min(timeout - silent);
-            }
+        }
+    }
+
+    /// How long may be waited before one has to look again.
+    fn patience(&self, queues: &Queues, began: Instant) -> Result<Duration, ConnError> {
+        if let Some(signal) = self.stop.requested() {
+            return Err(ConnError::Stopped(signal));
+        }
+        // Who does not listen any more may have said why; but not for long.
+        if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
+            return Err(ConnError::Eof { name: self.name.clone(), position: self.position() });
+        }
+        let Some(timeout) = self.timeout else { return Ok(LOOK) };
+        let silent = queues.active.map_or(began, |active| active.max(began)).elapsed();
+        if silent >= timeout {
+            return Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() });
+        }
+        Ok(LOOK.min(timeout - silent))
+    }
+
+    /// Waits until the other side has read so much that more can be queued. For who is asked again and again; one who asks and
+    /// answers at the same time waits for [`Wait::InputOrRoom`].
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn wait_for_room(&mut self) -> Result<(), ConnError> {
+        self.flush();
+        let shared = Arc::clone(&self.shared);
+        let mut queues = shared.lock();
+        let began = Instant::now();
+        while queues.output_size >= ROOM && queues.broken.is_none() {
+            let patience = self.patience(&queues, began)?;
             queues = shared.wait(queues, patience);
         }
+        Ok(())
     }
 
     /// What has been received and not been looked at.

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// How often one mailbox is told of at most.
+const TURNS: usize = 4;
+/// How many others may have come in the meantime.
+const OTHERS: usize = 1000;
+
 impl Session<'_> {
     pub(super) fn open(&mut self, store: &mut dyn Store, name: &MailboxName) -> mail::Result<Box<dyn Mailbox>> {
         let mut mailbox = store.open(name)?;
@@ -149,6 +154,7 @@ impl Session<'_> {
         store: &mut dyn Store,
         mut names: BTreeMap<MailboxGuid, MailboxName>,
     ) -> Result<()> {
+        let mut most = TURNS * names.len() + OTHERS;
         loop {
             self.at = "slave_recv_mailbox";
             self.check_stop()?;
@@ -157,7 +163,9 @@ impl Session<'_> {
                 Item::Mailbox(b) => *b,
                 other => return Err(Self::unexpected(&other, "mailbox")),
             };
+            most = most.checked_sub(1).ok_or(Error::TooMuch("mailboxes"))?;
             self.answer(store, peer, &mut names)?;
+            self.conn.wait_for_room()?;
         }
     }
 
@@ -330,6 +338,7 @@ impl Session<'_> {
         let mut report = RoundReport::default();
         let guid = own.guid;
         self.at_hand.open(store);
+        self.budget.begin(&peer);
         let subject = Subject {
             conn: &mut self.conn,
             options: &self.options,
@@ -345,6 +354,7 @@ impl Session<'_> {
             changes,
             unified: !self.known.contains(&guid),
             at_hand: &mut self.at_hand,
+            budget: &mut self.budget,
             report: &mut report,
         };
         self.in_lists = Some(name.clone());
