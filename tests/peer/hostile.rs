@@ -89,7 +89,7 @@ fn hostile_servers_are_refused() {
     let header = dsync::wire::Headers::ours().encode();
     let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
     let tree = |rest: &str| said(&format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n{rest}"));
-    let lists = |rest: &str| tree(&format!("B{guid}\t{uidvalidity}\t9\t5\t1\t90\t0\n{rest}"));
+    let lists = |rest: &str| tree(&format!("B{uidvalidity}\t{guid}\t9\t5\t1\t90\t0\n{rest}"));
     // A name that a blown-up value is cut in pieces for would be a fault, too.
     let long = "a".repeat(1 << 16);
     let cases: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = vec![
@@ -103,11 +103,11 @@ fn hostile_servers_are_refused() {
         ("a finish too soon", said("F\n"), Vec::new(), "Received unexpected input F != mailbox_tree_node"),
         (
             "a wrong GUID",
-            tree("B00112233445566778899aabbccddeeff\t1\t9\t3\t1\t5\t0\n"),
+            tree("B1\t00112233445566778899aabbccddeeff\t9\t3\t1\t5\t0\n"),
             Vec::new(),
             "mailbox: Invalid mailbox_guid",
         ),
-        ("a huge number", tree(&format!("B{guid}\t99999999999\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
+        ("a huge number", tree(&format!("B99999999999\t{guid}\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
         ("a request for nothing", lists(".\n.\nRdeadbeef\n"), Vec::new(), "Remote requested unexpected GUID deadbeef"),
         ("a mail unasked", lists(".\n.\n.\nMdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n"), Vec::new(), "I/O has stalled"),
         ("UIDs falling", lists(".\nCs\t2\tx\nCs\t1\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
@@ -157,7 +157,7 @@ fn endless_lists_are_refused() {
     let header = dsync::wire::Headers::ours().encode();
     let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
     let tree = format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n");
-    let lists = |rest: &str| said(&format!("{tree}B{guid}\t{uidvalidity}\t9\t5\t1\t90\t0\n{rest}"));
+    let lists = |rest: &str| said(&format!("{tree}B{uidvalidity}\t{guid}\t9\t5\t1\t90\t0\n{rest}"));
     let mail = |uid| format!("Cs\t{uid}\t{uid:032x}\t\x02\t1\t\x02\t\x02\t\x02\t8\t\x02\t=one\x01t=two\n");
     let gone = |uid| format!("Ce\t{uid}\t{uid:032x}\n");
     let many = |item: &dyn Fn(u32) -> String| (1..400_000).map(item).collect::<String>().into_bytes();
