@@ -59,10 +59,10 @@ impl Ahead {
         Self::new(start.clone(), start, Kind::Zeros)
     }
 
-    /// A change that is a mail; its UID is a number.
+    /// A change: in our order of columns it begins with the UID.
     #[must_use]
-    pub fn save() -> Self {
-        Self::new(b"Cs\t".to_vec(), b"Cs\t".to_vec(), Kind::Zeros)
+    pub fn change() -> Self {
+        Self::new(b"C".to_vec(), b"C".to_vec(), Kind::Zeros)
     }
 
     /// The first node of a tree, which has to be that of INBOX.
@@ -197,8 +197,9 @@ mod tests {
             received: None,
             virtual_size: Some(u64::MAX),
         };
-        comes_as(&Ahead::save(), &Item::Change(Change { uid: 1, ..mail.clone() }));
-        comes_as(&Ahead::save(), &Item::Change(mail));
+        comes_as(&Ahead::change(), &Item::Change(Change { uid: 1, ..mail.clone() }));
+        comes_as(&Ahead::change(), &Item::Change(Change { kind: ChangeType::Expunge, guid: None, ..mail.clone() }));
+        comes_as(&Ahead::change(), &Item::Change(mail));
     }
 
     #[test]

@@ -223,15 +223,15 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// What we announce. The order is Dovecot's but for one column; any will do (wire.md 2.4).
+    /// What we announce. The order is Dovecot's but for two kinds; any will do (wire.md 2.4).
     #[must_use]
     pub fn ours() -> Self {
         let mut out = Self::none(super::MINOR);
         for kind in KINDS {
             let (names, _) = kind.columns();
             let mut order: Vec<usize> = (0..names.len()).collect();
-            if kind == Kind::Mailbox {
-                // A number first: it can be begun before it is known which mailbox it belongs to (`ahead`).
+            if matches!(kind, Kind::Mailbox | Kind::Change) {
+                // A number first: it can be begun before it is known what it belongs to (`ahead`).
                 order.swap(0, 1);
             }
             out.announced[kind as usize] = Some(order.iter().map(|&n| names[n].to_owned()).collect());

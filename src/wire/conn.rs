@@ -76,6 +76,8 @@ struct Queues {
     broken: Option<Instant>,
     /// Nothing more will be written.
     closing: bool,
+    /// Nothing that could still be said would be understood.
+    silenced: bool,
     /// The writer has ended.
     written: bool,
     active: Option<Instant>,
@@ -288,8 +290,14 @@ impl Conn {
                 item.write(&mut line, &self.headers);
                 match begun.rest(&line) {
                     Some(rest) => self.out.extend(rest),
-                    // Another item than the one that was begun: nothing that could be said now would be understood.
-                    None => self.shared.lock().closing = true,
+                    // Another item than the one that was begun: the other side must not take this for the rest of that one. It sees
+                    // the end of the stream in the middle of a line, of which nothing counts.
+                    None => {
+                        let mut queues = self.shared.lock();
+                        queues.silenced = true;
+                        queues.closing = true;
+                        self.shared.changed.notify_all();
+                    }
                 }
             }
         }
@@ -373,7 +381,7 @@ impl Conn {
         }
         let part = std::mem::take(&mut self.out);
         let mut queues = self.shared.lock();
-        if queues.broken.is_none() {
+        if queues.broken.is_none() && !queues.silenced {
             queues.output_size += part.len();
             queues.output.push_back(part);
             self.shared.changed.notify_all();
@@ -616,5 +624,34 @@ mod tests {
         drop(b);
         let error = a.next(Wait::Input).expect_err("it has closed").to_string();
         assert_eq!(error, "read(remote) failed: EOF (version not received)");
+    }
+
+    #[test]
+    fn what_was_begun_goes_on_or_nothing_does() {
+        let guid = "00112233445566778899aabbccddeeff".parse().expect("hex");
+        let refusal = Item::Mailbox(Box::new(super::super::MailboxItem::refusal(guid, false)));
+        for keeps_its_word in [true, false] {
+            let (mut a, mut b) = pair(Some(Duration::from_millis(400)));
+            a.send_headers();
+            a.send(&Item::End);
+            a.work(Ahead::mailbox());
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(a.worked());
+            if !keeps_its_word {
+                a.send(&Item::End);
+            }
+            a.send(&refusal);
+            a.send(&Item::Close);
+            a.close();
+            assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Headers))));
+            assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Item(Item::End)))), "what was queued before is said");
+            let next = b.next(Wait::Input);
+            if keeps_its_word {
+                assert_eq!(next.expect("a line"), Some(Event::Item(refusal.clone())));
+                assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Item(Item::Close)))));
+            } else {
+                assert!(matches!(next, Err(ConnError::Eof { .. })), "{next:?}");
+            }
+        }
     }
 }

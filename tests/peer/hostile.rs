@@ -110,7 +110,7 @@ fn hostile_servers_are_refused() {
         ("a huge number", tree(&format!("B99999999999\t{guid}\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
         ("a request for nothing", lists(".\n.\nRdeadbeef\n"), Vec::new(), "Remote requested unexpected GUID deadbeef"),
         ("a mail unasked", lists(".\n.\n.\nMdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n"), Vec::new(), "I/O has stalled"),
-        ("UIDs falling", lists(".\nCs\t2\tx\nCs\t1\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
+        ("UIDs falling", lists(".\nC2\ts\tx\nC1\ts\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
         ("an endless banner", Vec::new(), long.clone().into(), "Remote dsync doesn't use compatible protocol"),
         ("an endless line", said("N"), long.clone().into(), "octets in one line"),
         (
@@ -158,8 +158,8 @@ fn endless_lists_are_refused() {
     let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
     let tree = format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n");
     let lists = |rest: &str| said(&format!("{tree}B{uidvalidity}\t{guid}\t9\t5\t1\t90\t0\n{rest}"));
-    let mail = |uid| format!("Cs\t{uid}\t{uid:032x}\t\x02\t1\t\x02\t\x02\t\x02\t8\t\x02\t=one\x01t=two\n");
-    let gone = |uid| format!("Ce\t{uid}\t{uid:032x}\n");
+    let mail = |uid| format!("C{uid}\ts\t{uid:032x}\t\x02\t1\t\x02\t\x02\t\x02\t8\t\x02\t=one\x01t=two\n");
+    let gone = |uid| format!("C{uid}\te\t{uid:032x}\n");
     let many = |item: &dyn Fn(u32) -> String| (1..400_000).map(item).collect::<String>().into_bytes();
     let key = "k".repeat(40);
     let wanted = format!("R{}\n", inbox.mails[0].guid);

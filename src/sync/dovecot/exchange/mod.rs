@@ -13,8 +13,8 @@ use super::Settings;
 use super::decide;
 use super::view::{Identity, Own, Theirs, Wanted, timestamp};
 use crate::mail::{
-    self, Attribute, AttributeChange, AttributeKey, Class, Floors, LogChange, MailGuid, Mailbox, MailboxName, ModSeq, Original,
-    Status, Store, Uid, union_of_uids,
+    self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
+    Store, Uid, union_of_uids,
 };
 use crate::sync::at_hand::AtHand;
 use crate::sync::budget::Budget;
@@ -233,13 +233,9 @@ impl<'a> Exchange<'a> {
         if sends && with_attributes {
             send::attributes(s.conn, attributes.as_ref(), last_common.is_some());
         }
-        // Without a state what comes next is a mail, if the first UID is one's.
-        let gone = changes.mails.iter().find(|c| matches!(c, LogChange::Expunged { .. })).map(LogChange::uid);
-        let list = s.mailbox.list();
-        let first = (!list.is_empty()).then(|| list.uid(0));
-        let unfiltered = sends && last_common.is_none() && s.options.filter.is_empty();
-        if unfiltered && first.is_some_and(|uid| gone.is_none_or(|gone| uid < gone)) {
-            s.conn.work(Ahead::save());
+        // Without a state what comes next is a mail, if there is one.
+        if sends && last_common.is_none() && s.options.filter.is_empty() && !s.mailbox.list().is_empty() {
+            s.conn.work(Ahead::change());
         }
         let guids = facts::guids(s.mailbox);
         let facts = facts::with_changes(s.mailbox, &guids, changes, &s.options.filter);

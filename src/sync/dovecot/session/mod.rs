@@ -89,6 +89,8 @@ pub(super) struct Session<'a> {
     /// UIDVALIDITYs that the other side had before the run.
     their_uidvalidity: HashMap<MailboxGuid, UidValidity>,
     at_hand: AtHand,
+    /// Mailboxes of which nothing is left to be done or to be told.
+    pub done: HashMap<MailboxGuid, Option<MailboxState>>,
     /// The mailbox whose lists are being exchanged.
     in_lists: Option<MailboxName>,
     /// The tree has been told, and no mailbox has been answered yet.
@@ -114,6 +116,7 @@ impl<'a> Session<'a> {
             known: HashSet::new(),
             their_uidvalidity: HashMap::new(),
             at_hand: AtHand::default(),
+            done: HashMap::new(),
             in_lists: None,
             in_tree: false,
             beside_dovecot: false,
@@ -248,7 +251,15 @@ impl<'a> Session<'a> {
                     if self.settings.leave_inbox && pair.local == MailboxName::inbox() {
                         continue;
                     }
+                    // One that the other side has lost since is a new one.
+                    if let Some(state) = self.settings.done.get(&pair.guid).filter(|_| self.known.contains(&pair.guid)) {
+                        self.report.state.0.extend(state.map(|state| (pair.guid, state)));
+                        continue;
+                    }
                     self.offer_mailbox(store, pair.guid, &pair.local)?;
+                    if !self.report.tells() {
+                        self.done.insert(pair.guid, self.report.state.0.get(&pair.guid).copied());
+                    }
                 }
             }
             self.conn.send(&Item::End);
