@@ -20,6 +20,8 @@ const CEILING: u64 = 4 << 30;
 pub struct Budget {
     announced: u64,
     used: usize,
+    /// What is kept to the end.
+    kept: usize,
 }
 
 /// There is no room for what was said.
@@ -27,9 +29,14 @@ pub struct Budget {
 pub struct TooMuch;
 
 impl Budget {
+    /// What was collected until now is kept to the end.
+    pub fn keep(&mut self) {
+        self.kept = self.used;
+    }
+
     /// The lists of this mailbox follow, and what was collected for another one is gone.
     pub fn begin(&mut self, mailbox: &MailboxItem) {
-        self.used = 0;
+        self.used = self.kept;
         self.announced = 0;
         self.announce(mailbox.messages);
         let gone = mailbox.uid_next.saturating_sub(1).saturating_sub(mailbox.messages);
@@ -81,7 +88,10 @@ mod tests {
         let mailbox = MailboxItem { messages: 1000, uid_next: 1501, ..MailboxItem::refusal(guid, false) };
         budget.begin(&mailbox);
         assert_eq!(budget.left(), BASE + 1000 * 1024 + 500 * 256);
+        assert_eq!(budget.take(700), Ok(()));
+        budget.keep();
+        assert_eq!(budget.take(7000), Ok(()));
         budget.begin(&MailboxItem { messages: u32::MAX, uid_next: 0, ..mailbox });
-        assert_eq!(budget.left(), BASE + (4 << 30));
+        assert_eq!(budget.left(), BASE + (4 << 30) - 700);
     }
 }

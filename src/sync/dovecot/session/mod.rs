@@ -240,6 +240,7 @@ impl<'a> Session<'a> {
     pub fn run(&mut self, store: &mut dyn Store) -> Result<()> {
         self.exchange_states()?;
         let plan = self.sync_tree(store)?;
+        self.budget.keep();
         let names: BTreeMap<MailboxGuid, MailboxName> = plan.mailboxes.iter().map(|p| (p.guid, p.local.clone())).collect();
         if self.side == Side::Master {
             let mut states = self.saved.clone();
