@@ -4,12 +4,12 @@
 //! The INBOX of a Maildir cannot be deleted: it is emptied, and every further session would end there again. Then its mails are
 //! added as in `sync -1`, which makes them complete, though not under their own UIDs, and the backup leaves it as it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::Job;
-use crate::mail::{MailboxName, Selection};
+use crate::mail::{MailboxGuid, MailboxName, Selection};
 use crate::sync::dovecot::{Closed, Mastered, Settings};
-use crate::sync::{Algorithm, Mode, Only, Options, Report, Source};
+use crate::sync::{Algorithm, MailboxState, Mode, Only, Options, Report, Source};
 
 /// What the next session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) struct Revert<'a> {
     /// For the next session.
     pub settings: Settings,
     begun_anew: HashSet<MailboxName>,
+    /// Each session goes on where the one before ended: else many mailboxes would be many times as many.
+    done: HashMap<MailboxGuid, Option<MailboxState>>,
     report: Report,
     /// The destination has been left with less than it had.
     unfinished: Option<String>,
@@ -44,6 +46,7 @@ impl<'a> Revert<'a> {
             options: job.options.clone(),
             settings: job.stream.clone(),
             begun_anew: HashSet::new(),
+            done: HashMap::new(),
             report: Report::default(),
             unfinished: None,
         }
@@ -51,8 +54,12 @@ impl<'a> Revert<'a> {
 
     /// Looks at how a session ended. True if another one shall follow.
     pub fn take(&mut self, mastered: Mastered) -> bool {
-        let Mastered { report, closed } = mastered;
+        let Mastered { report, closed, done } = mastered;
         self.report = report;
+        // What was sent one way is not yet equal.
+        if self.turn != Turn::Inbox {
+            self.done.extend(done);
+        }
         let next = match (self.turn, closed) {
             (Turn::Inbox, _) => self.report.failed.is_none().then_some(Turn::Rest),
             (_, None) => None,
@@ -98,9 +105,10 @@ impl<'a> Revert<'a> {
             other => other.clone(),
         };
         self.options = Options { algorithm, ..self.job.options.clone() };
-        self.settings = Settings { leave_inbox: turn == Turn::Rest, ..self.job.stream.clone() };
+        self.settings = Settings { leave_inbox: turn == Turn::Rest, done: self.done.clone(), ..self.job.stream.clone() };
         if turn == Turn::Inbox {
             self.settings.refill = true;
+            self.settings.done.clear();
             self.options.mode = Mode::OneWay(Source::Master);
             self.options.only = Only::Name("INBOX".into());
             self.options.algorithm = Algorithm::Full;

@@ -6,6 +6,7 @@
 mod at_hand;
 mod attributes;
 mod brain;
+mod budget;
 mod carry;
 pub mod dovecot;
 mod facts;

@@ -27,6 +27,10 @@ pub struct World {
     pub arriving: Vec<(u32, ModelMail)>,
     /// The n-th text from now is not to be found, although it is there: somebody gives its file another name in this moment.
     pub elusive: Option<u32>,
+    /// How long it takes to find the GUID of a mail.
+    pub slow: Duration,
+    /// Mails the GUID of which cannot be read.
+    pub nameless: Vec<Uid>,
 }
 
 impl World {
@@ -331,6 +335,14 @@ impl Mailbox for ModelMailbox {
     }
 
     fn guid(&mut self, uid: Uid) -> Result<MailGuid> {
+        let (slow, nameless) = {
+            let w = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+            (w.slow, w.nameless.contains(&uid))
+        };
+        std::thread::sleep(slow);
+        if nameless {
+            return Err(Error::new(Class::Temporary, "unreadable"));
+        }
         Ok(self.mail(uid)?.guid.clone())
     }
 

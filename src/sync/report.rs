@@ -86,6 +86,11 @@ impl Report {
         }
     }
 
+    /// There is something that the end of the run has to tell of.
+    pub(super) const fn tells(&self) -> bool {
+        self.failed.is_some() || self.desync.is_some() || self.skipped > 0 || self.full_resync
+    }
+
     /// The sides may still differ.
     pub fn desync(&mut self, reason: impl Into<String>) {
         self.desync.get_or_insert_with(|| reason.into());

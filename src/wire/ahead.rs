@@ -46,27 +46,23 @@ impl Ahead {
         Self { octets, meaning, kind, sent: 0, every: OFTEN, paused: false }
     }
 
-    fn line(letter: char, guid: MailboxGuid) -> Self {
-        let start = format!("{letter}{guid}\t").into_bytes();
-        Self::new(start.clone(), start, Kind::Zeros)
-    }
-
-    /// The mailbox item of this mailbox; its UIDVALIDITY is a number.
+    /// A mailbox item: in our order of columns it begins with the UIDVALIDITY.
     #[must_use]
-    pub fn mailbox(guid: MailboxGuid) -> Self {
-        Self::line('B', guid)
+    pub fn mailbox() -> Self {
+        Self::new(b"B".to_vec(), b"B".to_vec(), Kind::Zeros)
     }
 
     /// The state of this mailbox.
     #[must_use]
     pub fn state(guid: MailboxGuid) -> Self {
-        Self::line('S', guid)
+        let start = format!("S{guid}\t").into_bytes();
+        Self::new(start.clone(), start, Kind::Zeros)
     }
 
-    /// A change that is a mail; its UID is a number.
+    /// A change: in our order of columns it begins with the UID.
     #[must_use]
-    pub fn save() -> Self {
-        Self::new(b"Cs\t".to_vec(), b"Cs\t".to_vec(), Kind::Zeros)
+    pub fn change() -> Self {
+        Self::new(b"C".to_vec(), b"C".to_vec(), Kind::Zeros)
     }
 
     /// The first node of a tree, which has to be that of INBOX.
@@ -133,7 +129,7 @@ impl Begun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Decoder, Event, Headers, Item, NodeExistence, StateItem, TreeNode};
+    use crate::wire::{Change, ChangeType, Decoder, Event, Headers, Item, NodeExistence, StateItem, TreeNode};
 
     fn guid() -> MailboxGuid {
         "00112233445566778899aabbccddeeff".parse().expect("hex")
@@ -182,7 +178,28 @@ mod tests {
             changes: true,
         };
         comes_as(&Ahead::state(guid()), &Item::State(state));
-        comes_as(&Ahead::mailbox(guid()), &Item::Mailbox(Box::new(crate::wire::MailboxItem::refusal(guid(), false))));
+        let refusal = crate::wire::MailboxItem::refusal(guid(), false);
+        let mailbox = crate::wire::MailboxItem { uidvalidity: 1_700_000_000, uid_next: 5, lost: false, ..refusal.clone() };
+        comes_as(&Ahead::mailbox(), &Item::Mailbox(Box::new(refusal)));
+        comes_as(&Ahead::mailbox(), &Item::Mailbox(Box::new(mailbox)));
+        let mail = Change {
+            kind: ChangeType::Save,
+            uid: 4_000_000_000,
+            guid: Some(b"1700000000.M1P2.host".to_vec()),
+            hdr_hash: None,
+            modseq: 7,
+            private_modseq: 0,
+            add_flags: 0,
+            remove_flags: 0,
+            final_flags: 8,
+            keywords_reset: false,
+            keywords: None,
+            received: None,
+            virtual_size: Some(u64::MAX),
+        };
+        comes_as(&Ahead::change(), &Item::Change(Change { uid: 1, ..mail.clone() }));
+        comes_as(&Ahead::change(), &Item::Change(Change { kind: ChangeType::Expunge, guid: None, ..mail.clone() }));
+        comes_as(&Ahead::change(), &Item::Change(mail));
     }
 
     #[test]

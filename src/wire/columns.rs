@@ -223,14 +223,19 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// What we announce.
+    /// What we announce. The order is Dovecot's but for two kinds; any will do (wire.md 2.4).
     #[must_use]
     pub fn ours() -> Self {
         let mut out = Self::none(super::MINOR);
         for kind in KINDS {
             let (names, _) = kind.columns();
-            out.known[kind as usize] = (0..names.len()).map(Some).collect();
-            out.announced[kind as usize] = Some(names.iter().map(|&n| n.to_owned()).collect());
+            let mut order: Vec<usize> = (0..names.len()).collect();
+            if matches!(kind, Kind::Mailbox | Kind::Change) {
+                // A number first: it can be begun before it is known what it belongs to (`ahead`).
+                order.swap(0, 1);
+            }
+            out.announced[kind as usize] = Some(order.iter().map(|&n| names[n].to_owned()).collect());
+            out.known[kind as usize] = order.into_iter().map(Some).collect();
         }
         out
     }

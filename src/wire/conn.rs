@@ -76,6 +76,8 @@ struct Queues {
     broken: Option<Instant>,
     /// Nothing more will be written.
     closing: bool,
+    /// Nothing that could still be said would be understood.
+    silenced: bool,
     /// The writer has ended.
     written: bool,
     active: Option<Instant>,
@@ -288,8 +290,14 @@ impl Conn {
                 item.write(&mut line, &self.headers);
                 match begun.rest(&line) {
                     Some(rest) => self.out.extend(rest),
-                    // Another item than the one that was begun: nothing that could be said now would be understood.
-                    None => self.shared.lock().closing = true,
+                    // Another item than the one that was begun: the other side must not take this for the rest of that one. It sees
+                    // the end of the stream in the middle of a line, of which nothing counts.
+                    None => {
+                        let mut queues = self.shared.lock();
+                        queues.silenced = true;
+                        queues.closing = true;
+                        self.shared.changed.notify_all();
+                    }
                 }
             }
         }
@@ -373,7 +381,7 @@ impl Conn {
         }
         let part = std::mem::take(&mut self.out);
         let mut queues = self.shared.lock();
-        if queues.broken.is_none() {
+        if queues.broken.is_none() && !queues.silenced {
             queues.output_size += part.len();
             queues.output.push_back(part);
             self.shared.changed.notify_all();
@@ -459,24 +467,45 @@ impl Conn {
                 Wait::InputOrRoom if queues.output_size < ROOM => return (queues, Ok(None)),
                 _ => {}
             }
-            if let Some(signal) = self.stop.requested() {
-                return (queues, Err(ConnError::Stopped(signal)));
+            match self.patience(&queues, began) {
+                Ok(patience) => queues = shared.wait(queues, patience),
+                Err(e) => return (queues, Err(e)),
             }
-            // Who does not listen any more may have said why; but not for long.
-            if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
-                return (queues, Err(ConnError::Eof { name: self.name.clone(), position: self.position() }));
-            }
-            let last = queues.active.map_or(began, |active| active.max(began));
-            let mut patience = LOOK;
-            if let Some(timeout) = self.timeout {
-                let silent = last.elapsed();
-                if silent >= timeout {
-                    return (queues, Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() }));
-                }
-                patience = patience.min(timeout - silent);
-            }
+        }
+    }
+
+    /// How long may be waited before one has to look again.
+    fn patience(&self, queues: &Queues, began: Instant) -> Result<Duration, ConnError> {
+        if let Some(signal) = self.stop.requested() {
+            return Err(ConnError::Stopped(signal));
+        }
+        // Who does not listen any more may have said why; but not for long.
+        if queues.broken.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
+            return Err(ConnError::Eof { name: self.name.clone(), position: self.position() });
+        }
+        let Some(timeout) = self.timeout else { return Ok(LOOK) };
+        let silent = queues.active.map_or(began, |active| active.max(began)).elapsed();
+        if silent >= timeout {
+            return Err(ConnError::Stalled { seconds: timeout.as_secs(), position: self.position() });
+        }
+        Ok(LOOK.min(timeout - silent))
+    }
+
+    /// Waits until the other side has read so much that more can be queued. For who is asked again and again; one who asks and
+    /// answers at the same time waits for [`Wait::InputOrRoom`].
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn wait_for_room(&mut self) -> Result<(), ConnError> {
+        self.flush();
+        let shared = Arc::clone(&self.shared);
+        let mut queues = shared.lock();
+        let began = Instant::now();
+        while queues.output_size >= ROOM && queues.broken.is_none() {
+            let patience = self.patience(&queues, began)?;
             queues = shared.wait(queues, patience);
         }
+        Ok(())
     }
 
     /// What has been received and not been looked at.
@@ -595,5 +624,34 @@ mod tests {
         drop(b);
         let error = a.next(Wait::Input).expect_err("it has closed").to_string();
         assert_eq!(error, "read(remote) failed: EOF (version not received)");
+    }
+
+    #[test]
+    fn what_was_begun_goes_on_or_nothing_does() {
+        let guid = "00112233445566778899aabbccddeeff".parse().expect("hex");
+        let refusal = Item::Mailbox(Box::new(super::super::MailboxItem::refusal(guid, false)));
+        for keeps_its_word in [true, false] {
+            let (mut a, mut b) = pair(Some(Duration::from_millis(400)));
+            a.send_headers();
+            a.send(&Item::End);
+            a.work(Ahead::mailbox());
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(a.worked());
+            if !keeps_its_word {
+                a.send(&Item::End);
+            }
+            a.send(&refusal);
+            a.send(&Item::Close);
+            a.close();
+            assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Headers))));
+            assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Item(Item::End)))), "what was queued before is said");
+            let next = b.next(Wait::Input);
+            if keeps_its_word {
+                assert_eq!(next.expect("a line"), Some(Event::Item(refusal.clone())));
+                assert!(matches!(b.next(Wait::Input), Ok(Some(Event::Item(Item::Close)))));
+            } else {
+                assert!(matches!(next, Err(ConnError::Eof { .. })), "{next:?}");
+            }
+        }
     }
 }

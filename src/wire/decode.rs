@@ -217,8 +217,8 @@ mod tests {
         assert_eq!(error(&session(b"\n")), "Remote sent an empty line");
         assert_eq!(error(&session(b"Q\n")), "Received unexpected input Q != an item");
         assert_eq!(error(&session(b"N\x02\ty\n")), "Invalid input to mailbox_tree_node: Missing required field name");
-        assert_eq!(error(&session(b"Cs\t0\n")), "mail_change: Invalid uid: 0");
-        assert_eq!(error(&session(b"Cs\t1\t\t\x02\t1\t\x02\t100\n")), "mail_change: Invalid add_flags: 100");
+        assert_eq!(error(&session(b"C0\ts\n")), "mail_change: Invalid uid: 0");
+        assert_eq!(error(&session(b"C1\ts\t\t\x02\t1\t\x02\t100\n")), "mail_change: Invalid add_flags: 100");
         assert_eq!(error(&session(b"As\tk\n")), "mailbox_attribute: Invalid value: ");
         assert_eq!(error(&vec![b'x'; 9000]), "Remote dsync doesn't use compatible protocol");
     }

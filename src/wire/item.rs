@@ -213,6 +213,10 @@ impl Handshake {
             Some(t) if t <= 0 => Err(row.bad(column)),
             other => Ok(other),
         };
+        let list = |column: usize| match row.bytes(column) {
+            None => Ok(None),
+            Some(text) => text::split_short_list(text, MAX_WORDS).map(Some).ok_or_else(|| row.bad(column)),
+        };
         let sync_type = row.char(4)?;
         if sync_type.is_some_and(|t| !matches!(t, b'f' | b'c' | b's')) {
             return Err(row.bad(4));
@@ -222,7 +226,7 @@ impl Handshake {
             sync_type,
             debug: row.flag(5),
             visible_namespaces: row.flag(6),
-            exclude: row.bytes(7).map(text::split_list),
+            exclude: list(7)?,
             send_mail_requests: row.flag(8),
             backup_send: row.flag(9),
             backup_recv: row.flag(10),
@@ -236,7 +240,7 @@ impl Handshake {
             until: positive_time(19)?,
             empty_header_workaround: row.flag(21),
             commit_interval: positive32(22)?,
-            hashed_headers: row.bytes(23).map(text::split_list),
+            hashed_headers: list(23)?,
             alt_char: match row.bytes(24) {
                 None => None,
                 Some(_) => Some(row.char(24)?),
@@ -366,13 +370,15 @@ pub struct TreeNode {
     pub subscription_changed: Option<i64>,
 }
 
+/// More mailboxes or headers than anybody names in the handshake.
+const MAX_WORDS: usize = 10_000;
 /// Deeper names than any store holds.
 const MAX_LEVELS: usize = 1000;
 
 impl TreeNode {
     fn read(row: &Row<'_>) -> Result<Self, Error> {
-        let name = row.bytes(0).map(text::split_list).unwrap_or_default();
-        if name.is_empty() || name.iter().any(Vec::is_empty) || name.len() > MAX_LEVELS {
+        let name = row.bytes(0).and_then(|text| text::split_short_list(text, MAX_LEVELS)).unwrap_or_default();
+        if name.is_empty() || name.iter().any(Vec::is_empty) {
             return Err(row.bad(0));
         }
         Ok(Self {

@@ -13,6 +13,7 @@ mod item;
 mod row;
 mod spool;
 pub mod text;
+mod weight;
 
 pub use ahead::Ahead;
 pub use columns::{Headers, KINDS, Kind, OWN_KIND};
@@ -26,6 +27,7 @@ pub use item::{
     Removed, Request, StateItem, TreeNode,
 };
 pub use spool::{Spool, Spooled};
+pub use weight::of_memory;
 
 /// The protocol's major version: another one is another protocol.
 const MAJOR: u32 = 3;

@@ -110,6 +110,12 @@ pub fn split_list(value: &[u8]) -> Vec<Vec<u8>> {
     value.split(|b| *b == b'\t').map(|e| unescape(e).into_owned()).collect()
 }
 
+/// As [`split_list`]; `None` if there are more elements than `most`.
+#[must_use]
+pub fn split_short_list(value: &[u8], most: usize) -> Option<Vec<Vec<u8>>> {
+    (memchr::memchr_iter(b'\t', value).count() < most).then(|| split_list(value))
+}
+
 /// A list value of these elements.
 pub fn join_list<T: AsRef<[u8]>>(elements: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut out = Vec::new();

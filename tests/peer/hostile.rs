@@ -68,7 +68,7 @@ fn serve(pair: &Pair, verb: &[&str], octets: &[u8], endless: &[u8]) -> (Ran, u64
             let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
             let Some(peak) = peak.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok()) else { break };
             most = most.max(peak);
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
         most
     });
@@ -89,7 +89,7 @@ fn hostile_servers_are_refused() {
     let header = dsync::wire::Headers::ours().encode();
     let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
     let tree = |rest: &str| said(&format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n{rest}"));
-    let lists = |rest: &str| tree(&format!("B{guid}\t{uidvalidity}\t9\t5\t1\t90\t0\n{rest}"));
+    let lists = |rest: &str| tree(&format!("B{uidvalidity}\t{guid}\t9\t5\t1\t90\t0\n{rest}"));
     // A name that a blown-up value is cut in pieces for would be a fault, too.
     let long = "a".repeat(1 << 16);
     let cases: Vec<(&str, Vec<u8>, Vec<u8>, &str)> = vec![
@@ -103,14 +103,14 @@ fn hostile_servers_are_refused() {
         ("a finish too soon", said("F\n"), Vec::new(), "Received unexpected input F != mailbox_tree_node"),
         (
             "a wrong GUID",
-            tree("B00112233445566778899aabbccddeeff\t1\t9\t3\t1\t5\t0\n"),
+            tree("B1\t00112233445566778899aabbccddeeff\t9\t3\t1\t5\t0\n"),
             Vec::new(),
             "mailbox: Invalid mailbox_guid",
         ),
-        ("a huge number", tree(&format!("B{guid}\t99999999999\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
+        ("a huge number", tree(&format!("B99999999999\t{guid}\t9\t3\t1\t5\t0\n")), Vec::new(), "mailbox: Invalid uid_validity"),
         ("a request for nothing", lists(".\n.\nRdeadbeef\n"), Vec::new(), "Remote requested unexpected GUID deadbeef"),
         ("a mail unasked", lists(".\n.\n.\nMdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n"), Vec::new(), "I/O has stalled"),
-        ("UIDs falling", lists(".\nCs\t2\tx\nCs\t1\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
+        ("UIDs falling", lists(".\nC2\ts\tx\nC1\ts\ty\n"), Vec::new(), "mail_change: Invalid uid: 1"),
         ("an endless banner", Vec::new(), long.clone().into(), "Remote dsync doesn't use compatible protocol"),
         ("an endless line", said("N"), long.clone().into(), "octets in one line"),
         (
@@ -137,4 +137,58 @@ fn with_own_kind(header: &[u8]) -> Vec<u8> {
         .map(|l| if l.starts_with("Hhostname") { "Hhostname\tx_dsync_native".to_owned() } else { l.to_owned() })
         .collect();
     (lines.join("\n") + "\nHevil\t2\n").into_bytes()
+}
+
+/// One block of what our own kind says, and the beginning of a message of so many octets.
+fn block(flags: u8, data: &[u8]) -> Vec<u8> {
+    [&[flags], &u32::try_from(data.len()).unwrap().to_le_bytes()[..], data].concat()
+}
+
+/// Lists of good items without an end. What a test says is much, not endless.
+#[test]
+fn endless_lists_are_refused() {
+    if !have_dovecot() {
+        return;
+    }
+    let pair = Pair::new(["maildir", "sdbox"]);
+    let client = pair.client.dump();
+    let inbox = &client.boxes["INBOX"];
+    let (guid, uidvalidity) = (&inbox.guid, inbox.uidvalidity);
+    let header = dsync::wire::Headers::ours().encode();
+    let said = |rest: &str| [&header[..], b"Hevil\n", rest.as_bytes()].concat();
+    let tree = format!("NINBOX\ty\t{guid}\t{uidvalidity}\t9\n.\nD/\t%\n");
+    let lists = |rest: &str| said(&format!("{tree}B{uidvalidity}\t{guid}\t9\t5\t1\t90\t0\n{rest}"));
+    let mail = |uid| format!("C{uid}\ts\t{uid:032x}\t\x02\t1\t\x02\t\x02\t\x02\t8\t\x02\t=one\x01t=two\n");
+    let gone = |uid| format!("C{uid}\te\t{uid:032x}\n");
+    let many = |item: &dyn Fn(u32) -> String| (1..400_000).map(item).collect::<String>().into_bytes();
+    let key = "k".repeat(40);
+    let wanted = format!("R{}\n", inbox.mails[0].guid);
+    let unwanted = "Mdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n";
+    let refused = |what| format!("Remote sent too many or too long {what}");
+    let native = |rest: &[u8]| [&with_own_kind(&header)[..], rest].concat();
+    // A message of almost 8 MiB begins: GUIDs that are not there.
+    let guids = [&(8_380_000u32).to_le_bytes()[..], &[7, 0x80, 0x80, 0xfe, 3]].concat();
+    let zeros = vec![0; 1 << 16];
+    let packed = zstd::bulk::compress(&vec![0; 1 << 17], 1).unwrap();
+    let cases: Vec<(&str, Vec<u8>, Vec<u8>, String)> = vec![
+        ("nodes", said(""), many(&|n| format!("Nname{n}\ty\t{n:032x}\t1\t1\n")), refused("mailboxes")),
+        ("deletions", said(".\nD/\t%\t"), format!("{guid} 1 ").repeat(2000).into(), refused("octets in one line")),
+        ("attributes", lists(""), many(&|n| format!("Ap\t{key}{n}\t{key}\n")), refused("attributes")),
+        ("an attribute", lists("Ap\tkey\t\x02\ts\n"), "text\n".repeat(10_000).into(), refused("octets in attributes")),
+        ("mails", lists(".\n"), many(&mail), refused("mail changes")),
+        ("expunges", lists(".\n"), many(&gone), refused("mail changes")),
+        ("requests", lists(".\n.\n"), wanted.repeat(1000).into(), refused("mail requests")),
+        ("texts", lists(".\n.\n.\n"), unwanted.repeat(1000).into(), refused("mails that were not asked for")),
+        ("a message", native(&block(0, &[0, 0, 0, 8])), vec![0; 1 << 16], "the other side sent too much at once".into()),
+        ("GUIDs", native(&block(0, &guids)), block(0, &zeros).repeat(16), "the other side sent too much at once".into()),
+        ("packed", native(&block(0, &guids)), block(1, &packed).repeat(1000), "the other side sent too much at once".into()),
+    ];
+    for (what, octets, endless, wanted) in cases {
+        let (ran, memory, time) = serve(&pair, &["sync"], &octets, &endless);
+        eprintln!("endless {what}: {memory} KiB, {time:?}");
+        assert!(ran.code == 75 && ran.stderr.contains(&wanted), "{what}: {ran:?}");
+        assert!(memory < 64 << 10, "{what}: {memory} KiB");
+        assert!(time < Duration::from_secs(12), "{what}: {time:?}");
+        assert_eq!(client.boxes, pair.client.dump().boxes, "{what}");
+    }
 }

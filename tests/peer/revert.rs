@@ -75,3 +75,34 @@ fn the_inbox_of_a_maildir_gets_all_mails() {
         assert_equal(&a, &b);
     }
 }
+
+/// Every mailbox costs a session, but no session looks again at what the ones before have made equal.
+#[test]
+fn many_mailboxes_are_not_looked_at_again_and_again() {
+    if !have_dovecot() {
+        return;
+    }
+    let names: Vec<String> = (0..8).map(|n| format!("Box{n}")).collect();
+    let pair = Pair::new(["maildir", "mdbox"]);
+    for name in &names {
+        pair.client.doveadm(&["mailbox", "create", name]);
+        (1..4).for_each(|n| pair.client.save(name, &mail(n)));
+    }
+    backup(&pair).fine();
+    for name in &names {
+        pair.server.doveadm(&["expunge", "mailbox", name, "uid", "1"]);
+        pair.server.save(name, &mail(700));
+        (10..13).for_each(|n| pair.client.save(name, &mail(n)));
+    }
+    let log = pair.lab.make_dir("raw").join("log");
+    let server = pair.server_words(Who::Doveadm);
+    let words = ["backup", "-r", log.to_str().unwrap()].into_iter().chain(server.iter().map(String::as_str));
+    let ran = pair.run(Who::Ours, &words.collect::<Vec<_>>());
+    assert_eq!((ran.code, ran.stderr.matches("begins it anew").count()), (0, names.len()), "{ran:?}");
+    let log = String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+    let offered = log.lines().filter(|l| l.split_once(" O: B").is_some_and(|(_, b)| b.starts_with(|c: char| c.is_ascii_digit())));
+    // Each twice, and INBOX and the two others of the lab once.
+    assert_eq!(offered.count(), 2 * names.len() + 3, "{log}");
+    assert_equal(&pair.client.dump().without_saved(), &pair.server.dump().without_saved());
+    pair.lab.silent();
+}

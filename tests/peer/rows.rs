@@ -344,3 +344,39 @@ fn s15_who_is_at_work_is_not_silent() {
         }
     }
 }
+
+/// A mailbox goes away while its lock is waited for, longer than the other side bears silence: the others are synchronised.
+#[test]
+fn s15_a_mailbox_that_goes_away_meanwhile() {
+    if !have_dovecot() {
+        return;
+    }
+    for (there, options) in [(Who::Ours, &[][..]), (Who::Doveadm, &[]), (Who::Doveadm, &["-f"]), (Who::Doveadm, &["-1"])] {
+        let pair = Pair::new(["maildir", "sdbox"]);
+        pair.change();
+        pair.run(Who::Ours, &[&["sync"], &pair.server_words(there).iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
+        for name in ["INBOX", "Work"] {
+            pair.client.save(name, &mail(77));
+        }
+        let dir = pair.client.dir.join(".Work");
+        let file = hold(&dir.join(".dovecot-box-sync.lock"));
+        let mut server = pair.server_words(there);
+        server.extend(["-T".into(), "1".into()]);
+        let words: Vec<&str> =
+            ["sync", "-T", "1", "-l", "20"].iter().chain(options).copied().chain(server.iter().map(String::as_str)).collect();
+        let released = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(3));
+            std::fs::remove_dir_all(dir).unwrap();
+            drop(file);
+        });
+        let began = Instant::now();
+        let ran = pair.run(Who::Ours, &words);
+        assert!(began.elapsed() > Duration::from_secs(2), "nobody waited for the lock");
+        released.join().unwrap();
+        assert!([0, 2].contains(&ran.code), "{there:?} {options:?}: {ran:?}");
+        let at_server = pair.server.dump();
+        let arrived = at_server.boxes["INBOX"].mails.len() == pair.client.dump().boxes["INBOX"].mails.len();
+        assert!(arrived && at_server.boxes.contains_key("Work"), "{there:?} {options:?}: {ran:?}");
+        pair.lab.silent();
+    }
+}

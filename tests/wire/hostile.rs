@@ -20,17 +20,23 @@ fn say(side: &Side, octets: &[u8], more: &[u8], close: bool) -> (Ran, u64, Durat
         let mut all = Vec::new();
         let _ = output.read_to_end(&mut all);
     });
+    let pid = child.id();
+    let watch = std::thread::spawn(move || {
+        let mut most = 0;
+        while let now @ 1.. = memory(pid) {
+            most = most.max(now);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        most
+    });
     let _ = input.write_all(octets);
-    let mut most = 0;
-    while !more.is_empty() && input.write_all(more).is_ok() && began.elapsed() < Duration::from_secs(60) {
-        most = most.max(memory(child.id()));
-    }
+    while !more.is_empty() && input.write_all(more).is_ok() && began.elapsed() < Duration::from_secs(60) {}
     let input = (!close).then_some(input);
-    most = most.max(memory(child.id()));
     let out = child.wait_with_output().expect("it ends");
+    let time = began.elapsed();
     drop(input);
     reader.join().expect("readable");
-    (Ran::of(&out), most, began.elapsed())
+    (Ran::of(&out), watch.join().expect("it ends with the process"), time)
 }
 
 /// Peak memory in KiB, as long as the process lives.
@@ -107,6 +113,47 @@ fn silence_and_endless_talk_come_to_an_end() {
         ran.says(75, &["Remote"]);
         assert!(memory < 64 << 10 && time < Duration::from_secs(50), "{what}: {memory} KiB, {time:?}");
     }
+}
+
+/// Lists of good items without an end. What a test says is much, not endless.
+#[test]
+fn endless_lists_are_refused() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = Lab::new();
+    let side = lab.side("a", "maildir");
+    side.save("INBOX", &mail(1));
+    let dump = side.dump();
+    let inbox = &dump.boxes["INBOX"];
+    let tree = format!(".\nD/\t%\nB{}\t{}\t9\t3\t1\t5\t0\n", inbox.guid, inbox.uidvalidity);
+    let lists = |rest: &str| session((tree.clone() + rest).as_bytes());
+    let mail = |uid| format!("Cs\t{uid}\t{uid:032x}\t\x02\t1\t\x02\t\x02\t\x02\t8\t\x02\t=one\x01t=two\n");
+    let gone = |uid| format!("Ce\t{uid}\t{uid:032x}\n");
+    let many = |item: &dyn Fn(u32) -> String| (1..400_000).map(item).collect::<String>().into_bytes();
+    let key = "k".repeat(40);
+    let states = [&header()[..], b"Hevil\t\x02\t\x02\t\x02\ts\t\x02\t\x02\t\x02\t\n"].concat();
+    let wanted = format!("R{}\n", inbox.mails[0].guid);
+    let strange = "B00112233445566778899aabbccddeeff\t1\t9\t3\t1\t5\t0\n";
+    let cases: [(&str, Vec<u8>, Vec<u8>, &str); 10] = [
+        ("states", states, many(&|n| format!("S{n:032x}\t1\t1\t1\t1\n")), "mailbox states"),
+        ("nodes", session(b""), many(&|n| format!("Nname{n}\ty\t{n:032x}\t1\t1\n")), "mailboxes"),
+        ("levels", session(b""), many(&|n| format!("Na{}\ty\t{n:032x}\t1\t1\n", "\x01ta".repeat(99))), "mailboxes"),
+        ("deletions", session(b".\nD/\t%\t"), format!("{} 1 ", inbox.guid).repeat(2000).into(), "octets in one line"),
+        ("attributes", lists(""), many(&|n| format!("Ap\t{key}{n}\t{key}\n")), "attributes"),
+        ("an attribute", lists("Ap\tkey\t\x02\ts\n"), "text\n".repeat(10_000).into(), "octets in attributes"),
+        ("mails", lists(".\n"), many(&mail), "mail changes"),
+        ("expunges", lists(".\n"), many(&gone), "mail changes"),
+        ("requests", lists(".\n.\n"), wanted.repeat(1000).into(), "mail requests"),
+        ("mailboxes", session(b".\nD/\t%\n"), strange.repeat(1000).into(), "mailboxes"),
+    ];
+    for (what, octets, more, wanted) in cases {
+        let (ran, memory, time) = say(&side, &octets, &more, true);
+        eprintln!("endless {what}: {memory} KiB, {time:?}");
+        ran.says(75, &[&format!("Remote sent too many or too long {wanted}")]);
+        assert!(memory < 64 << 10 && time < Duration::from_secs(50), "{what}: {memory} KiB, {time:?}");
+    }
+    assert_eq!(side.dump().boxes["INBOX"].mails, inbox.mails);
 }
 
 /// Every recorded master, said to our server in one go: whatever it makes of a store that is not the recorded one, it ends.

@@ -155,3 +155,61 @@ pub fn own_session(mode: Mode) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     drop(served.join());
     Ok((up_said.iter().flatten().collect(), down_said.iter().flatten().collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::Uid;
+    use crate::sync::{Algorithm, Report};
+
+    /// A run as with a Dovecot. The master is slow and the time short. Gives its report, what it said, and the other side.
+    fn slow_run(nameless: &[u32]) -> (Report, Vec<u8>, Account) {
+        let ((up_read, up), (down_read, down)) = (std::io::pipe().expect("a pipe"), std::io::pipe().expect("a pipe"));
+        let (tee, said) = std::sync::mpsc::channel();
+        let settings = |seconds| Settings { own_kind: false, timeout: Some(Duration::from_secs(seconds)), ..settings() };
+        let served = std::thread::spawn(move || {
+            let ends = Ends { read: Box::new(up_read), write: Box::new(down), name: "slow".into() };
+            let mut empty = account();
+            let inbox = empty.0.world().boxes.get(&MailboxName::inbox()).cloned().expect("there is one");
+            let fresh = ModelBox::new(inbox.guid, inbox.uidvalidity);
+            empty.0.world().boxes.insert(MailboxName::inbox(), fresh);
+            serve(&settings(60), &mut empty, ends, &Stop::new());
+            empty
+        });
+        let mut own = account();
+        own.0.world().slow = Duration::from_millis(500);
+        own.0.world().nameless = nameless.iter().filter_map(|&uid| Uid::new(uid)).collect();
+        let ends = Ends { read: Box::new(down_read), write: Box::new(Tee(up, tee)), name: "slow".into() };
+        let options = Options { algorithm: Algorithm::Full, ..Options::default() };
+        let mastered = master(&options, &settings(4), &mut own, ends, &Stop::new());
+        (mastered.report, said.iter().flatten().collect(), served.join().expect("it ends"))
+    }
+
+    fn has(said: &[u8], part: &[u8]) -> bool {
+        memchr::memmem::find(said, part).is_some()
+    }
+
+    #[test]
+    fn a_list_that_was_begun_goes_on_with_whatever_is_first() {
+        let (report, said, other) = slow_run(&[]);
+        assert!(has(&said, b"\nC0") && has(&said, b"01\ts\t"), "{}", String::from_utf8_lossy(&said));
+        assert_eq!((report.failed, report.desync), (None, None));
+        assert_eq!(other.0.world().boxes[&MailboxName::inbox()].mails.len(), 3);
+
+        // The first mail cannot be read.
+        let (report, said, other) = slow_run(&[1]);
+        assert!(has(&said, b"\nC0") && has(&said, b"02\ts\t"), "{}", String::from_utf8_lossy(&said));
+        assert_eq!((report.failed, report.skipped), (None, 1));
+        assert_eq!(other.0.world().boxes[&MailboxName::inbox()].mails.len(), 2);
+    }
+
+    /// Then the run has to end, and the other side loses nothing.
+    #[test]
+    fn a_list_that_was_begun_in_vain_ends_the_run() {
+        let (report, said, _) = slow_run(&[1, 2, 3]);
+        assert!(report.failed.is_some() && !has(&said, b"\ts\t"), "{report:?} {}", String::from_utf8_lossy(&said));
+        let zeros = said.iter().rev().take_while(|b| **b == b'0').count();
+        let begun = &said[..said.len() - zeros];
+        assert!(begun.ends_with(b"\nC"), "{}", String::from_utf8_lossy(&said));
+    }
+}

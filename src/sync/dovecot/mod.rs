@@ -13,14 +13,15 @@ mod names;
 mod session;
 mod view;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use self::session::{End, Session};
 use super::native::NativeLink;
 use super::tree::Side;
-use super::{Algorithm, Mode, Options, Report, Source};
-use crate::mail::{self, Class, MailboxName, Store};
+use super::{Algorithm, MailboxState, Mode, Options, Report, Source};
+use crate::mail::{self, Class, MailboxGuid, MailboxName, Store};
 use crate::os::stop::Stop;
 use crate::wire::{Conn, ConnError, Ends, Handshake};
 
@@ -48,6 +49,8 @@ pub struct Settings {
     /// Into a mailbox that a Dovecot has emptied mails come under UIDs that it has never had: those that it has expunged it takes
     /// for expunged here, too.
     pub refill: bool,
+    /// What earlier sessions of this run have made equal: it is not looked at again.
+    pub done: HashMap<MailboxGuid, Option<MailboxState>>,
 }
 
 /// Which Dovecot is at the other end, as far as the columns of its items tell (sync.md 14).
@@ -71,6 +74,7 @@ impl Default for Settings {
             own_kind: true,
             leave_inbox: false,
             refill: false,
+            done: HashMap::new(),
         }
     }
 }
@@ -97,6 +101,8 @@ pub struct Mastered {
     pub report: Report,
     /// Where a Dovecot that is the destination of a backup has closed on purpose.
     pub closed: Option<Closed>,
+    /// Mailboxes of which nothing is left to be done or to be told.
+    pub done: HashMap<MailboxGuid, Option<MailboxState>>,
 }
 
 /// Where a Dovecot has closed on purpose. As the destination of a backup it deletes a mailbox that differs in a way that it
@@ -127,7 +133,7 @@ pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, end
     let mut opened = None;
     let result = session.greet(item).and_then(|peer| prepare(&mut session, &peer, place));
     let result = match result {
-        Ok(ready) if ready.own_kind => return Mastered { report: native(session, ready, stop), closed: None },
+        Ok(ready) if ready.own_kind => return Mastered { report: native(session, ready, stop), ..Mastered::default() },
         Ok(ready) => session.run(&mut *opened.insert(ready).store),
         Err(e) => Err(e),
     };
@@ -135,7 +141,8 @@ pub fn master(options: &Options, settings: &Settings, place: &mut dyn Place, end
         Err(End::Conn(ConnError::Closed(_))) if options.mode == Mode::Backup(Source::Master) => session.place_of_close(),
         _ => None,
     };
-    Mastered { report: session.close(result), closed }
+    let done = std::mem::take(&mut session.done);
+    Mastered { report: session.close(result), closed, done }
 }
 
 /// The run with one of our own kind.

@@ -26,32 +26,37 @@ pub(super) fn write(data: &[u8], pack: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(data);
 }
 
-/// Reads blocks in any portions.
+/// Reads blocks in any portions. One at a time is unpacked: few octets can hold many.
 #[derive(Default)]
 pub(super) struct Reader {
     buffer: Vec<u8>,
+    at: usize,
 }
 
 impl Reader {
-    /// Takes octets and adds what whole blocks hold to `out`.
-    pub fn feed(&mut self, octets: &[u8], out: &mut Vec<u8>) -> Result<(), NativeError> {
+    /// Takes octets.
+    pub fn feed(&mut self, octets: &[u8]) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
         self.buffer.extend_from_slice(octets);
-        let mut at = 0;
-        while let Some((flags, len)) = head(&self.buffer[at..]) {
-            if flags & !PACKED != 0 || len > BLOCK {
-                return Err(NativeError("a block that cannot be"));
-            }
-            let Some(data) = self.buffer.get(at + 5..at + 5 + len) else { break };
-            if flags & PACKED == 0 {
-                out.extend_from_slice(data);
-            } else {
-                let data = zstd::bulk::decompress(data, BLOCK).map_err(|_| NativeError("a damaged block"))?;
-                out.extend(data);
-            }
-            at += 5 + len;
+    }
+
+    /// Adds what the next block holds to `out`. False if it is not there as a whole.
+    pub fn unpack(&mut self, out: &mut Vec<u8>) -> Result<bool, NativeError> {
+        let rest = &self.buffer[self.at..];
+        let Some((flags, len)) = head(rest) else { return Ok(false) };
+        if flags & !PACKED != 0 || len > BLOCK {
+            return Err(NativeError("a block that cannot be"));
         }
-        self.buffer.drain(..at);
-        Ok(())
+        let Some(data) = rest.get(5..5 + len) else { return Ok(false) };
+        if flags & PACKED == 0 {
+            out.extend_from_slice(data);
+        } else {
+            let data = zstd::bulk::decompress(data, BLOCK).map_err(|_| NativeError("a damaged block"))?;
+            out.extend(data);
+        }
+        self.at += 5 + len;
+        Ok(true)
     }
 }
 
@@ -75,7 +80,8 @@ mod tests {
             }
             let (mut reader, mut out) = (Reader::default(), Vec::new());
             for part in wire.chunks(step) {
-                reader.feed(part, &mut out).expect("well formed");
+                reader.feed(part);
+                while reader.unpack(&mut out).expect("well formed") {}
             }
             prop_assert_eq!(out, all);
         }
@@ -83,7 +89,8 @@ mod tests {
         #[test]
         fn hostile_octets_never_panic(wire in proptest::collection::vec(any::<u8>(), 0..300)) {
             let (mut reader, mut out) = (Reader::default(), Vec::new());
-            let _ = reader.feed(&wire, &mut out);
+            reader.feed(&wire);
+            while let Ok(true) = reader.unpack(&mut out) {}
         }
     }
 }

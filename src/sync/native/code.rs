@@ -13,14 +13,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NativeError;
+use super::metered::{Meter, Metered};
 use crate::mail::{self, Class, Deletion, Guid128, MailGuid, MailboxName, NameRules, Node, Tree, Uid};
 use crate::sync::Placement;
 use crate::sync::last_copy::{Farewell, Text};
 use crate::sync::merge::Facts;
 use crate::sync::message::{Attributes, Failure, Finish, KnownMail, Message, Offer, RoundEnd};
 
-/// The longest message: the facts of more than a million mails.
-pub(super) const MOST: usize = 64 << 20;
+/// The longest message: the facts of some millions of mails.
+const MOST: usize = 256 << 20;
 
 /// What the master wants beyond the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,22 +135,38 @@ pub(super) fn write(said: &Said, out: &mut Vec<u8>) -> Result<(), NativeError> {
     Ok(())
 }
 
-/// Reads the message at the beginning, if it is there as a whole, and how many octets it took.
-pub(super) fn read(octets: &[u8]) -> Result<Option<(Said, usize)>, NativeError> {
+/// A message that was read.
+#[derive(Debug)]
+pub(super) struct Got {
+    pub said: Said,
+    /// How many octets it took on the line.
+    pub used: usize,
+    /// And, about, in memory.
+    pub weight: usize,
+}
+
+/// Reads the message at the beginning, if it is there as a whole. It may take so much memory, and half of that on the line.
+pub(super) fn read(octets: &[u8], most: usize) -> Result<Option<Got>, NativeError> {
+    const TOO_MUCH: NativeError = NativeError("too much at once");
     let Some((len, rest)) = octets.split_first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_le_bytes(*len) as usize;
-    if len > MOST {
-        return Err(NativeError("too much for one message"));
+    if len > MOST.min(most / 2) {
+        return Err(TOO_MUCH);
     }
     let Some(data) = rest.get(..len) else { return Ok(None) };
-    let senseless = |_| NativeError("a message that makes no sense");
-    let (mut said, more) = postcard::take_from_bytes(data).map_err(senseless)?;
+    let meter = Meter::new(most);
+    let failed = |_| if meter.left() == 0 { TOO_MUCH } else { NativeError("a message that makes no sense") };
+    let mut from = postcard::Deserializer::from_bytes(data);
+    let mut said = Said::deserialize(Metered::new(&mut from, &meter)).map_err(failed)?;
+    let more = from.finalize().map_err(failed)?;
+    let mut from = postcard::Deserializer::from_bytes(more);
+    let from = Metered::new(&mut from, &meter);
     match &mut said {
-        Said::Hello(hello) if !more.is_empty() => hello.more = postcard::from_bytes(more).map_err(senseless)?,
-        Said::Guids(_, here) if !more.is_empty() => *here = postcard::from_bytes(more).map_err(senseless)?,
+        Said::Hello(hello) if !more.is_empty() => hello.more = HelloMore::deserialize(from).map_err(failed)?,
+        Said::Guids(_, here) if !more.is_empty() => *here = Vec::deserialize(from).map_err(failed)?,
         _ => {}
     }
-    Ok(Some((said, 4 + len)))
+    Ok(Some(Got { said, used: 4 + len, weight: size_of::<Said>() + most - meter.left() }))
 }
 
 /// A message as it is said; a mail without its text.
@@ -231,9 +248,9 @@ mod tests {
     fn again(said: &Said) -> Said {
         let mut wire = Vec::new();
         write(said, &mut wire).expect("short");
-        let (said, used) = read(&wire).expect("well formed").expect("whole");
-        assert_eq!(used, wire.len());
-        said
+        let got = read(&wire, 1 << 20).expect("well formed").expect("whole");
+        assert_eq!(got.used, wire.len());
+        got.said
     }
 
     /// What the first version wrote and read.
@@ -259,7 +276,7 @@ mod tests {
         let old = postcard::to_stdvec(&old).expect("short");
         let mut wire = u32::try_from(old.len()).expect("short").to_le_bytes().to_vec();
         wire.extend(old);
-        let Ok(Some((Said::Hello(seen), _))) = read(&wire) else { panic!("a hello") };
+        let Ok(Some(Got { said: Said::Hello(seen), .. })) = read(&wire, 1000) else { panic!("a hello") };
         assert_eq!((seen.commit_interval, seen.more), (3, HelloMore::default()));
     }
 
@@ -280,5 +297,72 @@ mod tests {
         let going = vec![Farewell { uid: Uid::FIRST, guid: MailGuid::from_bytes([4; 16]), received: Timestamp(5) }];
         let Said::Going(seen) = again(&Said::Going(going.clone())) else { panic!("mails that go") };
         assert_eq!(seen, going);
+    }
+
+    fn facts(mails: u32, keywords: usize) -> Said {
+        use crate::mail::{Flags, Identity, Keyword, MailboxGuid, ModSeq, Status, UidValidity};
+        let keywords: crate::mail::Keywords = (0..keywords).map(|n| Keyword::new(&format!("$Keyword-{n}"))).collect();
+        let uids = || (1..=mails).filter_map(Uid::new);
+        let identity = Identity {
+            guid: MailboxGuid::new([1; 16]).expect("not zero"),
+            uidvalidity: UidValidity::new(1).expect("not zero"),
+            uid_next: Uid::FIRST,
+        };
+        let status = Status {
+            identity,
+            messages: mails,
+            first_recent: Uid::FIRST,
+            highest_modseq: ModSeq(1),
+            highest_private_modseq: ModSeq(0),
+        };
+        let item = |uid| crate::sync::merge::Item {
+            uid,
+            guid: Some(Guid128([5; 16])),
+            flags: Flags::SEEN,
+            keywords: keywords.clone(),
+            modseq: ModSeq(1 << 20),
+            log: None,
+            filtered: false,
+        };
+        Said::Facts(Box::new(Facts {
+            status,
+            items: uids().map(item).collect(),
+            expunged: Vec::new(),
+            held_back: Vec::new(),
+            native: Vec::new(),
+            synced: Vec::new(),
+            renumbered: Vec::new(),
+            partial: false,
+        }))
+    }
+
+    #[test]
+    fn honest_mails_take_less_than_a_kilobyte() {
+        for keywords in [0, 3, 6] {
+            let mut wire = Vec::new();
+            write(&facts(1000, keywords), &mut wire).expect("short");
+            let got = read(&wire, 1000 << 10).expect("little").expect("whole");
+            assert!((100_000..1000 << 10).contains(&got.weight), "{keywords}: {}", got.weight);
+            assert!(read(&wire, 50_000).is_err(), "{keywords}");
+        }
+    }
+
+    /// Few octets that would be much in memory.
+    #[test]
+    fn what_blows_up_is_refused() {
+        let most = 1 << 20;
+        let number = |n: usize| postcard::to_stdvec(&n).expect("short");
+        let list = |head: &[u8], element: &[u8]| {
+            let n = (most / 2 - 100) / element.len();
+            let data = [head, &number(n), &element.repeat(n)].concat();
+            [&u32::try_from(data.len()).expect("short").to_le_bytes(), &data[..]].concat()
+        };
+        let levels = [&[1, 0, 1][..], &number(1 << 18), &[1, b'a'].repeat(1 << 18)].concat();
+        let levels = [&u32::try_from(levels.len()).expect("short").to_le_bytes()[..], &levels].concat();
+        for (what, wire) in [("GUIDs", list(&[7], &[0])), ("UIDs", list(&[16], &[1, 1])), ("levels", levels)] {
+            let error = read(&wire, most).expect_err(what).to_string();
+            assert_eq!(error, "the other side sent too much at once", "{what}");
+        }
+        assert_eq!(read(&[0, 0, 0, 9], most).expect_err("long").to_string(), "the other side sent too much at once");
     }
 }

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod code;
+mod metered;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::code::{MailSaid, Said};
+use super::budget::Budget;
 use super::message::{Link, LinkError, MailText, Message};
 use super::{Algorithm, Options};
 use crate::mail::{Body, FileRange};
@@ -37,8 +39,14 @@ pub(super) struct NativeLink<'a> {
     reader: blocks::Reader,
     input: Vec<u8>,
     output: Vec<u8>,
-    arrived: VecDeque<Message>,
-    mail: Option<(MailSaid, Text)>,
+    /// With what they take in memory.
+    arrived: VecDeque<(Message, usize)>,
+    /// What has been taken since the last mailboxes were done, mails not counted.
+    taken: usize,
+    /// For both.
+    budget: Budget,
+    /// One on its way in, with what it takes without its text.
+    mail: Option<(MailSaid, Text, usize)>,
     waiting: usize,
     spill: Spill,
     /// Parts of texts on their way out.
@@ -103,6 +111,8 @@ impl<'a> NativeLink<'a> {
             input: Vec::new(),
             output: Vec::new(),
             arrived: VecDeque::new(),
+            taken: 0,
+            budget: Budget::default(),
             mail: None,
             waiting: 0,
             spill: Spill { dir: temp_dir.to_owned(), file: None, path: PathBuf::new(), end: 0 },
@@ -111,7 +121,7 @@ impl<'a> NativeLink<'a> {
             conn,
         };
         let rest = link.conn.unread();
-        link.reader.feed(&rest, &mut link.input).map_err(failed)?;
+        link.reader.feed(&rest);
         link.conn.work(ahead());
         Ok(link)
     }
@@ -132,9 +142,9 @@ impl<'a> NativeLink<'a> {
     /// Waits for that.
     pub fn recv_hello(&mut self, options: &mut Options) -> Result<(), LinkError> {
         loop {
-            if let Some((said, used)) = code::read(&self.input).map_err(failed)? {
-                self.input.drain(..used);
-                let Said::Hello(hello) = said else { return Err(failed(NativeError("a message out of turn"))) };
+            if let Some(got) = code::read(&self.input, self.budget.left()).map_err(failed)? {
+                self.input.drain(..got.used);
+                let Said::Hello(hello) = got.said else { return Err(failed(NativeError("a message out of turn"))) };
                 options.allow_empty_source = hello.allow_empty_source;
                 options.commit_interval = hello.commit_interval;
                 options.placement = hello.more.placement;
@@ -143,7 +153,9 @@ impl<'a> NativeLink<'a> {
                 }
                 return Ok(());
             }
-            self.read(Wait::Input)?;
+            if !self.reader.unpack(&mut self.input).map_err(failed)? {
+                self.read(Wait::Input)?;
+            }
         }
     }
 
@@ -183,39 +195,69 @@ impl<'a> NativeLink<'a> {
             other => LinkError::Failed(other.to_string()),
         })?;
         if let Some(octets) = octets {
-            self.reader.feed(&octets, &mut self.input).map_err(failed)?;
+            self.reader.feed(&octets);
         }
         Ok(())
     }
 
     /// Takes whole messages out of what has come in.
     fn sort(&mut self) -> Result<(), LinkError> {
+        self.sort_unpacked()?;
+        while self.reader.unpack(&mut self.input).map_err(failed)? {
+            self.sort_unpacked()?;
+        }
+        Ok(())
+    }
+
+    fn sort_unpacked(&mut self) -> Result<(), LinkError> {
         let mut at = 0;
-        while let Some((said, used)) = code::read(&self.input[at..]).map_err(failed)? {
-            at += used;
-            match said {
+        // A part of a text is always welcome.
+        while let Some(got) = code::read(&self.input[at..], self.budget.left().max(8 * PART)).map_err(failed)? {
+            at += got.used;
+            match got.said {
                 Said::Mail(mail) => {
                     let text = if self.waiting < IN_MEMORY {
                         Text::Memory(Vec::new())
                     } else {
                         Text::File { offset: self.spill.end, len: 0 }
                     };
-                    self.mail = Some((mail, text));
+                    self.mail = Some((mail, text, got.weight));
                 }
                 Said::Text(part) => self.text(part)?,
                 Said::TextEnd(result) => self.text_end(result)?,
-                other => self.arrived.push_back(code::message(other).map_err(failed)?),
+                other => {
+                    if let Said::Offer(Ok(offer)) = &other {
+                        self.budget.announce(offer.status.messages);
+                    }
+                    self.arrive(code::message(other).map_err(failed)?, got.weight)?;
+                }
             }
         }
         self.input.drain(..at);
         Ok(())
     }
 
+    /// A message waits. One that is no text of a mail has its weight.
+    fn arrive(&mut self, message: Message, weight: usize) -> Result<(), LinkError> {
+        self.budget.take(weight).map_err(|_| failed(NativeError("too much at once")))?;
+        self.arrived.push_back((message, weight));
+        Ok(())
+    }
+
+    /// A message is taken by the engine, which keeps all that is not a mail until it is done with the mailbox.
+    fn taken(&mut self, message: &Message, weight: usize) {
+        match message {
+            Message::Mail(_) | Message::Known(_) | Message::Gone | Message::Credit(_) => self.budget.give_back(weight),
+            Message::Locked => self.budget.give_back(weight + std::mem::take(&mut self.taken)),
+            _ => self.taken += weight,
+        }
+    }
+
     fn text(&mut self, part: Vec<u8>) -> Result<(), LinkError> {
         let spilled = |e: crate::os::fs::Error| LinkError::Failed(e.to_string());
         match &mut self.mail {
             None => return Err(failed(NativeError("a text without a mail"))),
-            Some((_, Text::Memory(data))) if data.len() + part.len() <= IN_MEMORY => {
+            Some((_, Text::Memory(data), _)) if data.len() + part.len() <= IN_MEMORY => {
                 self.waiting += part.len();
                 if data.is_empty() {
                     *data = part;
@@ -223,7 +265,7 @@ impl<'a> NativeLink<'a> {
                     data.extend_from_slice(&part);
                 }
             }
-            Some((_, text)) => {
+            Some((_, text, _)) => {
                 if let Text::Memory(data) = text {
                     self.waiting -= data.len();
                     let offset = self.spill.append(data).map_err(spilled)?;
@@ -242,7 +284,7 @@ impl<'a> NativeLink<'a> {
     }
 
     fn text_end(&mut self, result: Result<(), String>) -> Result<(), LinkError> {
-        let Some((mail, text)) = self.mail.take() else { return Err(failed(NativeError("a text without a mail"))) };
+        let Some((mail, text, weight)) = self.mail.take() else { return Err(failed(NativeError("a text without a mail"))) };
         let mut body = match (result, text, &self.spill.file) {
             (Err(why), ..) => Body::from_reader(Box::new(Broken(why)), None, None),
             (Ok(()), Text::Memory(data), _) => Body::from_bytes(data),
@@ -252,8 +294,8 @@ impl<'a> NativeLink<'a> {
             (Ok(()), Text::File { .. }, _) => Body::from_bytes(Vec::new()),
         };
         body.virtual_size = mail.virtual_size;
-        self.arrived.push_back(Message::Mail(Box::new(MailText { uid: mail.uid, guid: mail.guid, facts: mail.facts, body })));
-        Ok(())
+        let mail = MailText { uid: mail.uid, guid: mail.guid, facts: mail.facts, body };
+        self.arrive(Message::Mail(Box::new(mail)), weight)
     }
 
     fn send_text(&mut self, mut body: Body) -> Result<(), LinkError> {
@@ -312,6 +354,10 @@ fn failed(e: NativeError) -> LinkError {
 
 impl Link for NativeLink<'_> {
     fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        // What was told of the mailboxes before these is gone; of this one, all but what is needed for the next round.
+        if matches!(message, Message::Locked | Message::Done(Ok(_))) {
+            self.budget.give_back(std::mem::take(&mut self.taken));
+        }
         self.say(&code::said(&message))?;
         if let Message::Mail(mail) = message {
             self.send_text(mail.body)?;
@@ -322,7 +368,8 @@ impl Link for NativeLink<'_> {
     fn recv(&mut self) -> Result<Message, LinkError> {
         loop {
             self.sort()?;
-            if let Some(message) = self.arrived.pop_front() {
+            if let Some((message, weight)) = self.arrived.pop_front() {
+                self.taken(&message, weight);
                 if let Message::Mail(mail) = &message
                     && mail.body.range.is_none()
                 {
@@ -340,5 +387,52 @@ impl Link for NativeLink<'_> {
 
     fn window(&self) -> u32 {
         WINDOW
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::{MailGuid, Uid};
+    use crate::os::stop::Stop;
+    use crate::sync::budget::BASE;
+    use crate::sync::message::KnownMail;
+    use crate::wire::Ends;
+
+    /// Takes in this message again and again, and says what was refused.
+    fn flood(message: &Message) -> (usize, String) {
+        let ends = Ends { read: Box::new(io::empty()), write: Box::new(io::sink()), name: "flood".into() };
+        let mut conn = Conn::new(ends, None, &Stop::new());
+        let mut link = NativeLink::new(&mut conn, &std::env::temp_dir()).expect("nothing has come");
+        let (mut octets, mut block) = (Vec::new(), Vec::new());
+        code::write(&code::said(message), &mut octets).expect("short");
+        blocks::write(&octets, true, &mut block);
+        loop {
+            link.reader.feed(&block);
+            if let Err(e) = link.sort() {
+                return (link.arrived.len(), e.to_string());
+            }
+            assert!(link.arrived.len() * size_of::<Message>() <= BASE, "endless");
+        }
+    }
+
+    #[test]
+    fn no_message_comes_without_end() {
+        let uid = Uid::FIRST;
+        let known = KnownMail { uid, guid: MailGuid::generate(), facts: crate::mail::Facts::default() };
+        let kinds = [
+            (Message::Locked, 1000),
+            (Message::Gone, 1000),
+            (Message::Credit(1), 1000),
+            (Message::Known(Box::new(known)), 1000),
+            (Message::Uids((1..1000).filter_map(|n| Some((Uid::new(2 * n)?, Uid::new(2 * n)?))).collect()), 100),
+            (Message::Guids(vec![None; 1000], Vec::new()), 100),
+            (Message::Elsewhere(vec![true; 10_000]), 100),
+        ];
+        for (message, least) in kinds {
+            let (taken, error) = flood(&message);
+            assert_eq!(error, "the other side sent too much at once", "{message:?}");
+            assert!(taken > least, "{}: {taken}", message.kind());
+        }
     }
 }

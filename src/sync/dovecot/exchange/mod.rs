@@ -13,10 +13,11 @@ use super::Settings;
 use super::decide;
 use super::view::{Identity, Own, Theirs, Wanted, timestamp};
 use crate::mail::{
-    self, Attribute, AttributeChange, AttributeKey, Class, Floors, LogChange, MailGuid, Mailbox, MailboxName, ModSeq, Original,
-    Status, Store, Uid, union_of_uids,
+    self, Attribute, AttributeChange, AttributeKey, Class, Floors, MailGuid, Mailbox, MailboxName, ModSeq, Original, Status,
+    Store, Uid, union_of_uids,
 };
 use crate::sync::at_hand::AtHand;
+use crate::sync::budget::Budget;
 use crate::sync::carry::{Carry, Import, held_back, hold_back, own_uid};
 use crate::sync::merge::{self, Context, Merged, Missing, Outcome};
 use crate::sync::message::{Attributes, KnownMail, MailText};
@@ -36,8 +37,8 @@ const PART: usize = 64 << 10;
 const ATTRIBUTE: u64 = 16 << 20;
 /// Attributes that are longer travel as streams.
 const INLINE: usize = 4096;
-/// More changes than a mailbox can have mails for.
-const MOST: usize = 1 << 26;
+/// Mails that nobody has asked for are passed over, but not without end.
+const UNWANTED: u32 = 1000;
 
 /// Why the lists ended early.
 #[derive(Debug)]
@@ -107,6 +108,8 @@ pub(super) struct Subject<'a> {
     /// The two mailboxes have just become one.
     pub unified: bool,
     pub at_hand: &'a mut AtHand,
+    /// What is collected from the other side.
+    pub budget: &'a mut Budget,
     pub report: &'a mut RoundReport,
 }
 
@@ -174,6 +177,8 @@ struct Exchange<'a> {
     by_guid: HashMap<Vec<u8>, Vec<usize>>,
     by_uid: HashMap<u32, Vec<usize>>,
     requests: Vec<Request>,
+    /// How many mails have come that were not asked for.
+    unwanted: u32,
     pending: BTreeSet<Uid>,
     staged_top: Option<Uid>,
     import: Import,
@@ -228,13 +233,9 @@ impl<'a> Exchange<'a> {
         if sends && with_attributes {
             send::attributes(s.conn, attributes.as_ref(), last_common.is_some());
         }
-        // Without a state what comes next is a mail, if the first UID is one's.
-        let gone = changes.mails.iter().find(|c| matches!(c, LogChange::Expunged { .. })).map(LogChange::uid);
-        let list = s.mailbox.list();
-        let first = (!list.is_empty()).then(|| list.uid(0));
-        let unfiltered = sends && last_common.is_none() && s.options.filter.is_empty();
-        if unfiltered && first.is_some_and(|uid| gone.is_none_or(|gone| uid < gone)) {
-            s.conn.work(Ahead::save());
+        // Without a state what comes next is a mail, if there is one.
+        if sends && last_common.is_none() && s.options.filter.is_empty() && !s.mailbox.list().is_empty() {
+            s.conn.work(Ahead::change());
         }
         let guids = facts::guids(s.mailbox);
         let facts = facts::with_changes(s.mailbox, &guids, changes, &s.options.filter);
@@ -286,6 +287,7 @@ impl<'a> Exchange<'a> {
             by_guid: HashMap::new(),
             by_uid: HashMap::new(),
             requests: Vec::new(),
+            unwanted: 0,
             pending: BTreeSet::new(),
             staged_top: None,
             import: Import::new(status.identity.uid_next),

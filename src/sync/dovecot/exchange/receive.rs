@@ -8,6 +8,9 @@ impl Exchange<'_> {
             Event::Headers => Err(Error::Unexpected { got: 'V', wanted: "an item" }.into()),
             Event::Item(item) => self.item(item),
             Event::Data(data) => {
+                if matches!(self.incoming, Some(Incoming::Attribute(..))) {
+                    self.collect(data.len(), "octets in attributes")?;
+                }
                 if let Some(Incoming::Attribute(_, spool) | Incoming::Mail(_, spool)) = &mut self.incoming {
                     spool.add(&data, &self.s.settings.temp_dir)?;
                 }
@@ -25,12 +28,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// Something will be kept.
+    fn collect(&mut self, weight: usize, what: &'static str) -> Result<()> {
+        self.s.budget.take(weight).map_err(|_| Error::TooMuch(what).into())
+    }
+
     pub(super) fn item(&mut self, item: Item) -> Result<()> {
+        let weight = item.weight();
         match (self.receiving, item) {
             (Phase::Attributes, Item::Attribute(a)) => {
-                if self.their_attributes.len() > 100_000 {
-                    return Err(Error::TooMuch("attributes").into());
-                }
+                self.collect(weight, "attributes")?;
                 if a.stream {
                     self.incoming = Some(Incoming::Attribute(a, Spool::default()));
                 } else {
@@ -42,7 +49,10 @@ impl Exchange<'_> {
                 self.set_attributes();
                 self.receiving = Phase::Changes;
             }
-            (Phase::Changes, Item::Change(change)) => self.their_change(change)?,
+            (Phase::Changes, Item::Change(change)) => {
+                self.collect(weight, "mail changes")?;
+                self.their_change(change)?;
+            }
             (Phase::Changes, Item::End) => {
                 self.decide()?;
                 self.receiving = if self.sends { Phase::Requests } else { Phase::Mails };
@@ -126,9 +136,6 @@ impl Exchange<'_> {
             return Err(bad("uid", change.uid.to_string()).into());
         }
         self.last_uid = change.uid;
-        if self.their_changes.len() >= MOST {
-            return Err(Error::TooMuch("mail changes").into());
-        }
         let common = self.last_common.is_some_and(|l| change.uid <= l.get());
         let fits = match change.kind {
             ChangeType::Save => !common,
@@ -333,6 +340,10 @@ impl Exchange<'_> {
                 String::from_utf8_lossy(guid.as_deref().unwrap_or_default()),
                 item.uid.unwrap_or(0)
             );
+            self.unwanted += 1;
+            if self.unwanted > UNWANTED {
+                return Err(Error::TooMuch("mails that were not asked for").into());
+            }
             return Ok(());
         };
         let Some(outcome) = self.outcome.take() else { return Ok(()) };

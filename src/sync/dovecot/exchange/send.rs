@@ -29,6 +29,11 @@ impl Exchange<'_> {
                 }
                 self.next_told = end;
                 if end == told.len() {
+                    if self.s.conn.worked() {
+                        // A list was begun, and there is nothing to put into it.
+                        let text = format!("Mailbox {}: none of its mails can be read", self.s.name);
+                        return Err(mail::Error::new(Class::Temporary, text).into());
+                    }
                     self.s.conn.send(&Item::End);
                     self.sending = if self.receives { Phase::Requests } else { Phase::Mails };
                 } else {

@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// How often one mailbox is told of at most.
+const TURNS: usize = 4;
+/// How many others may have come in the meantime.
+const OTHERS: usize = 1000;
+
 impl Session<'_> {
     pub(super) fn open(&mut self, store: &mut dyn Store, name: &MailboxName) -> mail::Result<Box<dyn Mailbox>> {
         let mut mailbox = store.open(name)?;
@@ -60,27 +65,33 @@ impl Session<'_> {
         self.report.full_resync = true;
     }
 
-    /// Nothing is said of this mailbox; unless it has been begun already.
-    fn pass_over(&mut self, name: &MailboxName) -> Result<()> {
-        if self.conn.worked() {
-            let text = format!("Mailbox {name} cannot be synchronised now, and its turn has come");
-            return Err(End::Own(mail::Error::new(Class::Temporary, text)));
+    /// Nothing is said of this mailbox. Where it took so long that a mailbox item has been begun, that becomes one of a mailbox
+    /// that nobody has, which the other side refuses.
+    fn pass_over(&mut self) -> Result<()> {
+        if !self.conn.worked() {
+            return Ok(());
         }
-        Ok(())
+        let guid = MailboxGuid::generate();
+        let refusal = MailboxItem::refusal(guid, false);
+        let answer = self.offer(&MailboxItem { uidvalidity: 1, uid_next: 1, first_recent: 1, lost: false, ..refusal })?;
+        if answer.lost || answer.ignore {
+            return Ok(());
+        }
+        Err(Error::Value { kind: "mailbox", column: "mailbox_guid", value: guid.to_string() }.into())
     }
 
     /// The master's part of one mailbox.
     pub(super) fn offer_mailbox(&mut self, store: &mut dyn Store, guid: MailboxGuid, name: &MailboxName) -> Result<()> {
         self.at = "master_send_mailbox";
-        self.conn.work(Ahead::mailbox(guid));
+        self.conn.work(Ahead::mailbox());
         let mut mailbox = match self.open(store, name) {
             Ok(mailbox) => mailbox,
-            Err(e) if matches!(e.class(), Class::NotFound | Class::NotPossible) => return self.pass_over(name),
+            Err(e) if matches!(e.class(), Class::NotFound | Class::NotPossible) => return self.pass_over(),
             Err(e) => return Err(End::Own(e.at(format!("Failed to access mailbox {name}")))),
         };
         let own = view::mailbox_item(&*mailbox);
         if own.guid != guid {
-            return self.pass_over(name);
+            return self.pass_over();
         }
         // One that was begun to be told of while it was looked at is told of.
         if self.is_unchanged(&own) && !self.conn.worked() {
@@ -91,7 +102,7 @@ impl Session<'_> {
             Ok(changes) => changes,
             Err(why) => {
                 self.cannot_continue(name, &why);
-                return self.pass_over(name);
+                return self.pass_over();
             }
         };
         let mut own = own;
@@ -149,6 +160,7 @@ impl Session<'_> {
         store: &mut dyn Store,
         mut names: BTreeMap<MailboxGuid, MailboxName>,
     ) -> Result<()> {
+        let mut most = TURNS * names.len() + OTHERS;
         loop {
             self.at = "slave_recv_mailbox";
             self.check_stop()?;
@@ -157,7 +169,9 @@ impl Session<'_> {
                 Item::Mailbox(b) => *b,
                 other => return Err(Self::unexpected(&other, "mailbox")),
             };
+            most = most.checked_sub(1).ok_or(Error::TooMuch("mailboxes"))?;
             self.answer(store, peer, &mut names)?;
+            self.conn.wait_for_room()?;
         }
     }
 
@@ -168,7 +182,7 @@ impl Session<'_> {
         names: &mut BTreeMap<MailboxGuid, MailboxName>,
     ) -> Result<()> {
         let guid = peer.guid;
-        self.conn.work(Ahead::mailbox(guid));
+        self.conn.work(Ahead::mailbox());
         let refuse = |session: &mut Self, ignore| {
             session.conn.send(&Item::Mailbox(Box::new(MailboxItem::refusal(guid, ignore))));
         };
@@ -330,6 +344,7 @@ impl Session<'_> {
         let mut report = RoundReport::default();
         let guid = own.guid;
         self.at_hand.open(store);
+        self.budget.begin(&peer);
         let subject = Subject {
             conn: &mut self.conn,
             options: &self.options,
@@ -345,6 +360,7 @@ impl Session<'_> {
             changes,
             unified: !self.known.contains(&guid),
             at_hand: &mut self.at_hand,
+            budget: &mut self.budget,
             report: &mut report,
         };
         self.in_lists = Some(name.clone());

@@ -14,6 +14,7 @@ use super::{Closed, Settings, Version, names, view};
 use crate::mail::{self, Class, Mailbox, MailboxGuid, MailboxName, ModSeq, Since, Store, Tree, Uid, UidValidity};
 use crate::os::stop::Stop;
 use crate::sync::at_hand::AtHand;
+use crate::sync::budget::Budget;
 use crate::sync::native::ahead as native_ahead;
 use crate::sync::round::RoundReport;
 use crate::sync::tree::{self as plan, Peer, Plan, Side, TreeAction, TreeOptions};
@@ -26,8 +27,6 @@ use crate::wire::{
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
 /// More mails than the other side has, and still a number of mails.
 const MANY: u32 = 1 << 30;
-/// More names than anybody has.
-const MOST_NAMES: usize = 1 << 20;
 
 /// Why a run ended early.
 pub(super) enum End {
@@ -78,6 +77,8 @@ pub(super) struct Session<'a> {
     pub report: Report,
     /// States of an earlier run.
     pub saved: State,
+    /// What is collected from the other side.
+    budget: Budget,
     /// Where the session is, in Dovecot's words.
     pub at: &'static str,
     pub hashed_headers: Vec<String>,
@@ -88,6 +89,8 @@ pub(super) struct Session<'a> {
     /// UIDVALIDITYs that the other side had before the run.
     their_uidvalidity: HashMap<MailboxGuid, UidValidity>,
     at_hand: AtHand,
+    /// Mailboxes of which nothing is left to be done or to be told.
+    pub done: HashMap<MailboxGuid, Option<MailboxState>>,
     /// The mailbox whose lists are being exchanged.
     in_lists: Option<MailboxName>,
     /// The tree has been told, and no mailbox has been answered yet.
@@ -106,12 +109,14 @@ impl<'a> Session<'a> {
             stop,
             report: Report::default(),
             saved: State::default(),
+            budget: Budget::default(),
             at: if side == Side::Master { "master_recv_handshake" } else { "slave_recv_handshake" },
             hashed_headers: settings.hashed_headers.clone(),
             former: HashMap::new(),
             known: HashSet::new(),
             their_uidvalidity: HashMap::new(),
             at_hand: AtHand::default(),
+            done: HashMap::new(),
             in_lists: None,
             in_tree: false,
             beside_dovecot: false,
@@ -163,6 +168,13 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// An item that is kept.
+    fn collected(&mut self, what: &'static str) -> Result<Item> {
+        let item = self.item()?;
+        self.budget.take(item.weight()).map_err(|_| Error::TooMuch(what))?;
+        Ok(item)
+    }
+
     fn unexpected(got: &Item, wanted: &'static str) -> End {
         Error::Unexpected { got: got.letter(), wanted }.into()
     }
@@ -206,7 +218,7 @@ impl<'a> Session<'a> {
         }
         self.at = "slave_recv_last_common";
         loop {
-            match self.item()? {
+            match self.collected("mailbox states")? {
                 Item::End => return Ok(()),
                 Item::State(s) => {
                     let state = MailboxState {
@@ -217,9 +229,6 @@ impl<'a> Session<'a> {
                         messages: s.messages.unwrap_or(0),
                     };
                     self.saved.0.insert(s.guid, state);
-                    if self.saved.0.len() > MOST_NAMES {
-                        return Err(Error::TooMuch("mailbox states").into());
-                    }
                 }
                 other => return Err(Self::unexpected(&other, "mailbox_state")),
             }
@@ -231,6 +240,7 @@ impl<'a> Session<'a> {
     pub fn run(&mut self, store: &mut dyn Store) -> Result<()> {
         self.exchange_states()?;
         let plan = self.sync_tree(store)?;
+        self.budget.keep();
         let names: BTreeMap<MailboxGuid, MailboxName> = plan.mailboxes.iter().map(|p| (p.guid, p.local.clone())).collect();
         if self.side == Side::Master {
             let mut states = self.saved.clone();
@@ -242,7 +252,15 @@ impl<'a> Session<'a> {
                     if self.settings.leave_inbox && pair.local == MailboxName::inbox() {
                         continue;
                     }
+                    // One that the other side has lost since is a new one.
+                    if let Some(state) = self.settings.done.get(&pair.guid).filter(|_| self.known.contains(&pair.guid)) {
+                        self.report.state.0.extend(state.map(|state| (pair.guid, state)));
+                        continue;
+                    }
                     self.offer_mailbox(store, pair.guid, &pair.local)?;
+                    if !self.report.tells() {
+                        self.done.insert(pair.guid, self.report.state.0.get(&pair.guid).copied());
+                    }
                 }
             }
             self.conn.send(&Item::End);

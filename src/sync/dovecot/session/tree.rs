@@ -28,15 +28,14 @@ impl Session<'_> {
         self.at = "recv_mailbox_tree";
         let mut nodes = Vec::new();
         loop {
-            match self.item()? {
+            match self.collected("mailboxes")? {
                 Item::End => break,
-                Item::Node(n) if nodes.len() < MOST_NAMES => nodes.push(*n),
-                Item::Node(_) => return Err(Error::TooMuch("mailboxes").into()),
+                Item::Node(n) => nodes.push(*n),
                 other => return Err(Self::unexpected(&other, "mailbox_tree_node")),
             }
         }
         self.at = "recv_mailbox_tree_deletes";
-        match self.item()? {
+        match self.collected("mailbox deletions")? {
             Item::Deletes(d) => Ok((nodes, *d)),
             other => Err(Self::unexpected(&other, "mailbox_delete")),
         }
