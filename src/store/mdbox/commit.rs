@@ -3,7 +3,7 @@
 //! ```text
 //! H1 texts in .temp.* files, each synced              temp files that Dovecot removes by itself
 //! H3 map locked                                       the same
-//! H4 file ids reserved: one write, synced             the same, and ids that are never given out again
+//! H4 file ids reserved: one write                     the same, and ids that are never given out again
 //! H5 files renamed to m.N, directory synced           m.N without map records
 //! H6 mailbox locked, UIDs chosen                      the same
 //! H7 map records and references: one write, synced    references too high, and the tail behind: recovery counts anew

@@ -259,7 +259,9 @@ impl Locked<'_> {
         let mut t = Transaction::new(Bits::EXTERNAL);
         t.ext_header(MAP_EXT, 0, &last.to_le_bytes());
         t.storage_is_synced();
-        self.inner.commit(&t, Durability::Mail)?;
+        // On the disk with the records of the mails at the latest. If the power fails before, a file has a name that the map does
+        // not know, as when a writer died.
+        self.inner.commit(&t, Durability::Later)?;
         Ok(first)
     }
 

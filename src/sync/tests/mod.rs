@@ -665,6 +665,18 @@ fn one_way_nobody_is_taken_at_an_unnamed_word() {
     pair.sync(&how);
     assert_eq!((seen(&pair.a), pair.writes()), (after, writes));
 
+    // A sync has brought again what was expunged.
+    let mut pair = Pair::new(true);
+    let how = options(Mode::OneWay(Source::Master), Algorithm::Changed);
+    for (on_a, on_b) in [(vec![append()], vec![]), (vec![], vec![expunge(0)]), (vec![append(), expunge(1), append()], vec![])] {
+        pair.act(true, &on_a);
+        pair.act(false, &on_b);
+        pair.sync(&how);
+    }
+    let (after, writes) = (seen(&pair.b), pair.writes());
+    pair.sync(&how);
+    assert_eq!((seen(&pair.b), pair.writes()), (after, writes));
+
     let mut pair = Pair::new(true);
     pair.act(true, &[append()]);
     pair.sync(&options(Mode::OneWay(Source::Master), Algorithm::Changed));
