@@ -270,3 +270,20 @@ proptest! {
         }
     }
 }
+
+/// A directory that gets a name on its way is not made under it: that would be another mailbox in each run.
+#[test]
+fn one_way_makes_no_directory_that_the_source_does_not_know() {
+    let history = History {
+        layouts: [Layout::Dbox, Layout::Flat],
+        inbox: [true, true],
+        odd: true,
+        initial: vec![vec![1, 0, 0], vec![1]],
+        ops: vec![(true, 0, Op::Delete(vec![0])), (true, 0, Op::Rename(vec![0, 0, 0], vec![0]))],
+    };
+    let sides = played(&history);
+    let before = sides[1].names(true);
+    let plans = run(&sides, Mode::OneWay(Source::Master)).expect("every step works");
+    assert!(plans.iter().all(|plan| plan.actions.is_empty()), "{plans:#?}");
+    assert_eq!(sides[1].names(true), before);
+}

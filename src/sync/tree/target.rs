@@ -111,9 +111,11 @@ fn prepared(input: &Input<'_, '_>, first: usize, as_dovecot: bool) -> (Merge, Pa
 /// One-way: directories of the source that are made at the destination, with something below them or not.
 ///
 /// In Maildir++ each becomes a mailbox of its own there, so it has to be those that a Dovecot makes: what its merge gives a name
-/// to by renaming something below is not made for itself.
+/// to by renaming something below is not made for itself. Nor is what gets a name on its way that the source does not know: that
+/// would be another one in each run.
 pub(super) fn add_one_way_directories(target: &mut Target, input: &Input<'_, '_>, dest: usize) {
     let source = &input.facts[1 - dest].tree;
+    let is_directory = |n: Id| source.node(n).state == State::Exists && source.mailbox(n).is_none();
     let mut made: Paths = Paths::new();
     if input.facts[dest].rules.no_directories {
         let (mut merge, _) = prepared(input, dest, true);
@@ -122,10 +124,10 @@ pub(super) fn add_one_way_directories(target: &mut Target, input: &Input<'_, '_>
                 Change::CreateDir { name } => Some(name.levels().to_vec()),
                 _ => None,
             }));
+            made.retain(|path| source.find(strs(path)).is_some_and(is_directory));
         }
     } else {
-        let is_directory = |n: &Id| source.node(*n).state == State::Exists && source.mailbox(*n).is_none();
-        let directories = source.subtree(ROOT).into_iter().skip(1).filter(is_directory);
+        let directories = source.subtree(ROOT).into_iter().skip(1).filter(|&n| is_directory(n));
         made.extend(directories.map(|n| source.path(n)).filter(|path| target.names.contains_key(path)));
     }
     for want in target.names.values_mut() {
