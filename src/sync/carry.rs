@@ -171,7 +171,7 @@ impl Carry<'_> {
             (Ok(guid), Ok(facts)) => new_mail(m, guid, &facts),
             (Err(e), _) | (_, Err(e)) => {
                 self.bad(from, e);
-                import.surprised = true;
+                import.failed(from);
                 return Ok(());
             }
         };
@@ -186,7 +186,7 @@ impl Carry<'_> {
             Err(SaveError::Store(e)) if e.class() != Class::Expunged => Err(RoundError::Own(e)),
             Err(e) => {
                 tracing::warn!("Mailbox {}: UID {from}: {e}", self.name);
-                import.surprised = true;
+                import.failed(from);
                 Ok(())
             }
         }
@@ -210,8 +210,9 @@ impl Carry<'_> {
     }
 
     /// Flags, and mails that have to go.
-    pub(super) fn edit(&mut self, own: &Facts, outcome: &Outcome) -> Result<()> {
+    pub(super) fn edit(&mut self, own: &Facts, outcome: &Outcome, import: &Import) -> Result<()> {
         let mut stays: Vec<Uid> = Vec::with_capacity(outcome.mails.len());
+        stays.extend(&import.stuck);
         let mut edits = Vec::new();
         // Mails are in the order of their UIDs on both sides, but for those that change theirs.
         let mut items = own.items.iter().peekable();
@@ -338,7 +339,9 @@ pub(super) struct Import {
     pub moved: HashMap<Uid, Uid>,
     /// Future UIDs of mails that the other side could not give.
     pub unreadable: HashSet<Uid>,
-    /// How many of them the mailbox has been told to hold back.
+    /// Own mails that could not be given another UID, or be copied.
+    pub stuck: Vec<Uid>,
+    /// How many of the unreadable ones the mailbox has been told to hold back.
     pub held_known: Option<usize>,
     pub surprised: bool,
 }
@@ -356,9 +359,15 @@ impl Import {
             moving: Vec::new(),
             moved: HashMap::new(),
             unreadable: HashSet::new(),
+            stuck: Vec::new(),
             held_known: None,
             surprised: false,
         }
+    }
+
+    fn failed(&mut self, from: Uid) {
+        self.stuck.push(from);
+        self.surprised = true;
     }
 
     /// To be put back.

@@ -36,7 +36,7 @@ pub struct Farewell {
     pub received: Timestamp,
 }
 
-/// The mails of one side of a mailbox, before anything is compared. Both sides have the same UIDVALIDITY.
+/// The mails of one side of a mailbox, before anything is compared.
 #[derive(Debug, Clone)]
 pub(super) struct Present {
     pub uid_next: Uid,
@@ -134,7 +134,7 @@ pub(super) struct Copies {
 pub(super) struct LastCopies {
     copies: Vec<Copies>,
     of: HashMap<(MailboxGuid, bool, Uid), (usize, MailGuid)>,
-    dates: HashMap<Timestamp, Vec<usize>>,
+    dates: HashMap<Timestamp, HashSet<usize>>,
     /// One is safe on both sides, or always was.
     safe: Vec<bool>,
 }
@@ -159,7 +159,7 @@ impl LastCopies {
                     out.copies[at].texts.insert(text);
                 }
                 out.copies[at].sides[side] = true;
-                out.dates.entry(f.received).or_default().push(at);
+                out.dates.entry(f.received).or_default().insert(at);
                 out.of.insert((mailbox, side == 1, f.uid), (at, f.guid));
             }
         }
@@ -225,6 +225,8 @@ pub(super) struct Search<'a> {
     reader: &'a mut Reader,
     /// Which were found, or need not be.
     pub found: Vec<bool>,
+    /// How many were not.
+    left: usize,
 }
 
 impl<'a> Search<'a> {
@@ -234,11 +236,12 @@ impl<'a> Search<'a> {
             by_guid.extend(copies.guids.iter().map(|g| (*g, n)));
             by_text.extend(copies.texts.iter().map(|t| (*t, n)));
         }
-        Self { last, by_guid, by_text, reader, found: last.safe.clone() }
+        let left = last.safe.iter().filter(|safe| !**safe).count();
+        Self { last, by_guid, by_text, reader, found: last.safe.clone(), left }
     }
 
     pub fn is_over(&self) -> bool {
-        self.found.iter().all(|f| *f)
+        self.left == 0
     }
 
     /// Looks through a mailbox, but for the mails that go.
@@ -249,7 +252,7 @@ impl<'a> Search<'a> {
                 return;
             }
             if let Some(&n) = mailbox.guid128(uid).ok().and_then(|guid| self.by_guid.get(&guid)) {
-                self.found[n] = true;
+                self.is_found(n);
                 continue;
             }
             let same_date = mailbox.facts(uid).ok().and_then(|f| self.last.dates.get(&f.received));
@@ -257,8 +260,14 @@ impl<'a> Search<'a> {
                 continue;
             }
             if let Some(&n) = self.reader.text(mailbox, uid).and_then(|text| self.by_text.get(&text)) {
-                self.found[n] = true;
+                self.is_found(n);
             }
+        }
+    }
+
+    fn is_found(&mut self, n: usize) {
+        if !std::mem::replace(&mut self.found[n], true) {
+            self.left -= 1;
         }
     }
 }

@@ -97,40 +97,50 @@ fn what_is_in_the_mailbox_with_all_mails_does_not_travel() {
     }
 }
 
-/// A mail whose text cannot be given stays where it is, and goes as soon as it can be read.
+/// A mail whose text cannot be given stays where it is and under its UID, and goes when it can be read.
 #[test]
 fn a_mail_that_cannot_be_read_for_a_while_is_not_lost() {
     if !have_dovecot() {
         return;
     }
-    for (who, there) in [(Who::Ours, Who::Doveadm), (Who::Doveadm, Who::Ours), (Who::Ours, Who::Ours)] {
+    let dovecots = [(Who::Ours, Who::Doveadm), (Who::Doveadm, Who::Ours)];
+    for (driver, who, there) in ["maildir", "sdbox", "mdbox"].into_iter().flat_map(|driver| dovecots.map(|(a, b)| (driver, a, b)))
+    {
+        let case = format!("{driver} {who:?} {there:?}");
         let lab = Lab::new();
-        let (client, server) = (lab.side("client", "maildir"), lab.side("server", "maildir"));
-        let pair = Pair::of(lab, client, server);
-        let ours = if who == Who::Ours { &pair.client } else { &pair.server };
+        // Each mail in a file of its own.
+        let side = |name| lab.side(name, driver).with("mdbox_rotate_size=1");
+        let (client, server, first) = (side("client"), side("server"), side("first"));
+        let ours = if who == Who::Ours { client.clone() } else { server.clone() };
         for n in 1..=3 {
-            ours.save("INBOX", &mail(n));
+            first.save("INBOX", &mail(n));
         }
+        // It knows their GUIDs without opening them.
+        lab.dsync(&first, &ours, &["sync"]).fine();
+        let pair = Pair::of(lab, client, server);
         let is_second = |(path, text): &(PathBuf, Vec<u8>)| {
-            path.parent().is_some_and(|dir| dir.ends_with("cur") || dir.ends_with("new"))
-                && text.windows(5).any(|w| w == b"<2@ex")
+            !path.to_string_lossy().contains("dovecot") && text.windows(5).any(|w| w == b"<2@ex")
         };
-        let at = ours.dir.join(files(&ours.dir).into_iter().find(is_second).expect("the second mail").0);
-        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o000)).expect("chmod");
+        let second = || ours.dir.join(files(&ours.dir).into_iter().find(is_second).expect("the second mail").0);
+        std::fs::set_permissions(second(), std::fs::Permissions::from_mode(0o000)).expect("chmod");
         let server = pair.server_words(there);
         let words: Vec<&str> = ["sync"].into_iter().chain(server.iter().map(String::as_str)).collect();
         for n in 0..3 {
+            if n == 2 {
+                // Another one behind it.
+                ours.save("INBOX", &mail(4));
+            }
             let ran = pair.run(who, &words);
-            assert!(ran.stderr.contains("UID "), "{who:?} {there:?} {n} {ran:?}");
+            assert!(ran.stderr.contains("UID 2"), "{case} {n} {ran:?}");
+            // Its UID is its name, or it has none.
+            assert!(driver != "sdbox" || second().ends_with("u.2"), "{case} {n}: {:?}", second());
         }
-        let name = at.file_name().expect("a file").to_string_lossy().split(':').next().expect("a name").to_owned();
-        let now = ["cur", "new"].iter().flat_map(|dir| std::fs::read_dir(ours.dir.join(dir)).expect("a Maildir"));
-        let now = now.map(|entry| entry.expect("an entry").path()).find(|p| p.to_string_lossy().contains(&name));
-        let now = now.expect("it stays");
-        std::fs::set_permissions(&now, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        std::fs::set_permissions(second(), std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        // It gets a new UID, and is given.
+        pair.run(who, &words);
         pair.run(who, &words);
         let (a, b) = (pair.client.dump().without_saved(), pair.server.dump().without_saved());
         assert_equal(&a, &b);
-        assert_eq!(a.boxes["INBOX"].mails.len(), 3, "{who:?} {there:?}");
+        assert_eq!(a.boxes["INBOX"].mails.len(), 4, "{case}");
     }
 }

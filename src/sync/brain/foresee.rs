@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::survey::{Both, Open, Waiting};
-use super::work::TOGETHER;
+use super::work;
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Mailbox, MailboxGuid, Uid, union_of_uids};
 use crate::sync::last_copy::{self, Going, LastCopies, Present, Ranges, Reader, Search, Text, farewells, suspects};
@@ -40,7 +40,7 @@ impl Brain<'_> {
         if last.is_empty() {
             return Ok(last);
         }
-        let found = self.search(waiting, mailboxes, &gone[self.side as usize], Search::new(&last, &mut reader));
+        let found = self.search(waiting, mailboxes, &gone[self.side as usize], Search::new(&last, &mut reader))?;
         self.flow.send(Message::Elsewhere(found.clone()))?;
         let peers = match self.flow.recv()? {
             Message::Elsewhere(peers) if peers.len() == found.len() => peers,
@@ -81,10 +81,10 @@ impl Brain<'_> {
     ) -> Result<[Ranges; 2], End> {
         let mut gone = [Ranges::new(), Ranges::new()];
         let loses = |w: &&mut Waiting<'_>| may_go.iter().any(|side| side.contains_key(&w.pair.guid));
-        let mut concerned: Vec<&mut Waiting<'_>> = waiting.iter_mut().filter(loses).collect();
-        for portion in concerned.chunks_mut(TOGETHER) {
+        for portion in work::portions(waiting.iter_mut().filter(loses).collect(), false) {
             let mut begun = Vec::with_capacity(portion.len());
             for w in portion {
+                self.check_stop()?;
                 let (pair, was_open) = (w.pair, w.open.is_some());
                 let start = self.start(pair, unified(pair));
                 let told = self.taken(w).and_then(|Open { mailbox, look }| {
@@ -136,6 +136,7 @@ impl Brain<'_> {
     fn going(&mut self, waiting: &mut [Waiting<'_>], may_go: &Ranges) -> Result<Going, End> {
         let mut own = Vec::new();
         for w in waiting.iter_mut().filter(|w| w.present.is_some()) {
+            self.check_stop()?;
             let mut list = Vec::new();
             if let Some(uids) = may_go.get(&w.pair.guid) {
                 self.read(w, |mailbox| list = farewells(mailbox, uids));
@@ -166,6 +167,7 @@ impl Brain<'_> {
             let here = suspects[own].iter().enumerate().filter(|(_, (guid, _))| *guid == w.pair.guid);
             let here: Vec<(usize, Uid)> = here.map(|(n, (_, f))| (n, f.uid)).collect();
             if !here.is_empty() {
+                self.check_stop()?;
                 self.read(w, |mailbox| here.iter().for_each(|&(n, uid)| mine[n] = reader.text(mailbox, uid)));
             }
         }
@@ -178,12 +180,19 @@ impl Brain<'_> {
     }
 
     /// Of which of them there is a copy on the own side that stays.
-    fn search(&mut self, waiting: &mut [Waiting<'_>], mailboxes: &[Paired], gone: &Ranges, mut search: Search<'_>) -> Vec<bool> {
+    fn search(
+        &mut self,
+        waiting: &mut [Waiting<'_>],
+        mailboxes: &[Paired],
+        gone: &Ranges,
+        mut search: Search<'_>,
+    ) -> Result<Vec<bool>, End> {
         let mut at: HashMap<MailboxGuid, &mut Waiting<'_>> = waiting.iter_mut().map(|w| (w.pair.guid, w)).collect();
         for pair in mailboxes {
             if search.is_over() {
                 break;
             }
+            self.check_stop()?;
             // Nobody knows what is in it.
             if self.unusable.contains(&pair.guid) {
                 continue;
@@ -198,7 +207,7 @@ impl Brain<'_> {
                 }
             }
         }
-        search.found
+        Ok(search.found)
     }
 
     /// Looks into a mailbox. What cannot be opened is told when its turn comes.

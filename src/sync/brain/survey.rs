@@ -141,7 +141,7 @@ impl Brain<'_> {
     /// None where neither side can have lost a mail that the other had. Both sides come to the same answer.
     fn common_uids(&self, uids: Vec<(Uid, Uid)>, mine: &Offer, theirs: &Offer) -> Option<Both> {
         let [own, peer] = [mine, theirs].map(|offer| offer.status.identity);
-        let new = own.uid_next == Uid::FIRST || peer.uid_next == Uid::FIRST || own.uidvalidity != peer.uidvalidity;
+        let new = own.uid_next == Uid::FIRST || peer.uid_next == Uid::FIRST;
         let backup = matches!(self.options.mode, Mode::Backup(_));
         let peer = Present { uid_next: peer.uid_next, uids: Vec::new() };
         (!new && !backup).then_some(Both { own: Present { uid_next: own.uid_next, uids }, peer })

@@ -1,5 +1,6 @@
 //! Mailboxes in which something is to be done: locked, and carried through together.
 
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use super::survey::{Open, Waiting, check};
@@ -14,24 +15,25 @@ use crate::sync::tree::Paired;
 const MAILBOX_LOCK: Duration = Duration::from_secs(30);
 /// Mailboxes that are carried through together over a wire: bounds open files and locks. Without one nobody waits for an answer:
 /// each mailbox by itself is over sooner, and others have less time to come between.
-pub(super) const TOGETHER: usize = 32;
+const TOGETHER: usize = 32;
 /// Mails in them, those of both sides: bounds memory.
 const MAILS: u32 = 20_000;
 
 /// Which mailboxes go together. Both sides come to the same answer.
-pub(super) fn portions(waiting: Vec<Waiting<'_>>, one_by_one: bool) -> Vec<Vec<Waiting<'_>>> {
+pub(super) fn portions<'p, W: Borrow<Waiting<'p>>>(waiting: Vec<W>, one_by_one: bool) -> Vec<Vec<W>> {
     let together = if one_by_one { 1 } else { TOGETHER };
-    let mut out: Vec<Vec<Waiting<'_>>> = Vec::new();
+    let mut out: Vec<Vec<W>> = Vec::new();
     let mut mails = 0u32;
     for one in waiting {
-        let more = mails.saturating_add(one.mails);
+        let own = one.borrow().mails;
+        let more = mails.saturating_add(own);
         match out.last_mut() {
             Some(last) if last.len() < together && more <= MAILS => {
                 mails = more;
                 last.push(one);
             }
             _ => {
-                mails = one.mails;
+                mails = own;
                 out.push(vec![one]);
             }
         }

@@ -280,7 +280,8 @@ pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Op
         }
         mails.push(m);
     }
-    // What is left on our side: filtered and unreadable mails stay; so does, in a run with filters, what no log says to be gone.
+    // What is left on our side: filtered and unreadable mails stay, and those that could not be given in an earlier run; so does, in
+    // a run with filters, what no log says to be gone.
     let logged: BTreeMap<Uid, Option<_>> = peer.facts.expunged.iter().map(|x| (x.uid, x.guid)).collect();
     for (n, item) in ours.iter().enumerate() {
         if accounted.contains(&item.uid) || own.claims.contains(&item.uid) {
@@ -289,7 +290,7 @@ pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Op
         let common = last_common.is_some_and(|l| item.uid <= l);
         let unreadable = own.keys[n].is_none() && !common;
         let expunged = logged.get(&item.uid).is_some_and(|g| g.is_none() || *g == item.guid);
-        if unreadable || item.filtered || careful && !expunged {
+        if unreadable || item.filtered || own.facts.never_had(item.uid) || careful && !expunged {
             mails.push(merge::stays(item, own_is_master));
         }
     }

@@ -25,7 +25,7 @@ pub struct Common {
     /// Of `sync -1`: items of the destination that were to go and stay as they are.
     pub kept: Vec<usize>,
     /// Items that were to go and are new again.
-    pub renewed: Vec<(Side, usize)>,
+    pub renewed: HashSet<(Side, usize)>,
     /// Partial facts do not suffice to be sure of this.
     pub doubtful: bool,
 }
@@ -59,7 +59,7 @@ impl Common {
         gone.remove(gone.binary_search(&item).ok()?);
         let at = new.partition_point(|&n| n < item);
         new.insert(at, item);
-        self.renewed.push((side, item));
+        self.renewed.insert((side, item));
         Some(at)
     }
 }

@@ -15,7 +15,12 @@ pub fn two_way(master: &Facts, slave: &Facts, common: &Common, guids: (&NewGuids
     let mut mails: Vec<Merged> =
         common.pairs.iter().map(|&(a, b)| both(&master.items[a], &slave.items[b], master.items[a].uid, modseq)).collect();
 
-    let present = unfiltered(master, slave, common);
+    let mut present = unfiltered(master, slave, common);
+    // Whatever the filters say: the other copies of these go.
+    present.extend(common.renewed.iter().filter_map(|&(side, n)| match side {
+        Side::Master => master.items[n].guid,
+        Side::Slave => slave.items[n].guid,
+    }));
     let (new_master, held_master) = readable(master, &common.new_master, guids.0, &present);
     let (new_slave, held_slave) = readable(slave, &common.new_slave, guids.1, &present);
     let (assigned, uid_next) = assign(&new_master, &new_slave, None);

@@ -475,7 +475,7 @@ impl Round<'_> {
             self.carry().rebuild(own, peer, outcome, &import)?;
             return Ok(false);
         }
-        self.carry().edit(own, outcome)?;
+        self.carry().edit(own, outcome, &import)?;
         let complete = self.start.options.filter.is_empty() || self.mode() != Mode::TwoWay;
         hold_back(&mut *self.mailbox, &held, self.start.options)?;
         self.mailbox.raise(&Floors {

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::super::message::{Channel, Link, LinkError, Message};
 use super::super::model::{ModelBox, ModelStore};
 use super::super::tree::Side;
-use super::super::{Algorithm, Mode, Options, Report, Source, run};
+use super::super::{Algorithm, Filter, FlagFilter, FlagOrKeyword, Mode, Options, Report, Source, run};
 use super::{numbered_mail, options, source_first};
-use crate::mail::{MailGuid, MailboxGuid, MailboxName, Uid, UidValidity};
+use crate::mail::{Flags, MailGuid, MailboxGuid, MailboxName, Uid, UidValidity};
 use crate::os::stop::Stop;
 
 const NAMES: [&str; 3] = ["INBOX", "kept", "old"];
@@ -296,5 +296,37 @@ fn a_run_that_is_stopped_does_not_lose_the_last_copy() {
             (if on_a { &pair.a } else { &pair.b }).world().room = Some(room);
             stopped_and_run_again(&pair, far, usize::MAX);
         }
+    }
+}
+
+/// What a filter would not let pass is copied all the same when it is the last copy: the other one goes.
+#[test]
+fn a_filter_does_not_cost_the_last_copy() {
+    let flag = FlagFilter { wanted: true, flag: FlagOrKeyword::Flag(Flags::FLAGGED) };
+    let filter = Filter { flag: Some(flag), ..Filter::default() };
+    let how = Options { filter, ..options(Mode::TwoWay, Algorithm::Full) };
+    for (far, own_guid) in [(false, false), (false, true), (true, false), (true, true)] {
+        let pair = crossed(own_guid);
+        for _ in 0..3 {
+            pair.sync(&how, far);
+        }
+        assert!(!texts(&pair.a).is_empty() && !texts(&pair.b).is_empty(), "far {far}, GUID of its own {own_guid}");
+    }
+}
+
+/// A mailbox whose UIDVALIDITY was changed loses mails like any other.
+#[test]
+fn another_uidvalidity_does_not_cost_the_last_copy() {
+    for (far, own_guid) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut pair = Pair::new();
+        pair.act(true, &[Op::Append(0), Op::Append(0), Op::Copy { from: 0, to: 1, mail: 0, own_guid }, Op::Append(1)]);
+        pair.sync(&options(Mode::TwoWay, Algorithm::Full), far);
+        pair.act(true, &[Op::Expunge(0, 0)]);
+        pair.act(false, &[Op::Expunge(1, 0)]);
+        let another = UidValidity::new(101).expect("not zero");
+        pair.b.world().boxes.get_mut(&name(0)).expect("there").uidvalidity = another;
+        let before = texts(&pair.a);
+        pair.sync(&options(Mode::TwoWay, Algorithm::Full), far);
+        has_all(&pair.a, &before);
     }
 }

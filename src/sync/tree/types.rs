@@ -6,7 +6,7 @@ use crate::mail::{Class, MailboxGuid, MailboxName, Timestamp, UidValidity};
 use crate::sync::{Mode, Only, Source};
 
 /// Which of the two this is: the side the command was started for, or the other one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The side the command was started for.
     Master,

@@ -322,6 +322,11 @@ impl<'a> Exchange<'a> {
                 tracing::error!("Mailbox {}: {e}", self.s.name);
             }
         }
+        if result.is_ok() {
+            let withheld = self.withheld.iter().map(|&uid| self.now_at(uid)).collect();
+            let held = self.s.mailbox.held_back();
+            hold_more(&mut *self.s.mailbox, held, withheld)?;
+        }
         if !self.exposed.is_empty()
             && let Err(e) = self.save_the_exposed()
         {
@@ -331,15 +336,40 @@ impl<'a> Exchange<'a> {
         Ok(self.end())
     }
 
-    /// A Dovecot that is cut off moves its own mails to their new UIDs and leaves out what had not come, as it leaves out what
-    /// could not be given: in the next run these mails of ours would look expunged over there, and be expunged here. Under new
-    /// UIDs they are new.
+    /// Where an own mail is after the import.
+    fn now_at(&self, uid: Uid) -> Uid {
+        self.moves.get(&uid).copied().filter(|_| self.imported).unwrap_or(uid)
+    }
+
+    /// Own mails that could not be given in an earlier run: they look expunged over there, and stay here.
+    fn kept(&self) -> impl Iterator<Item = Uid> {
+        let facts = &self.own.facts;
+        let uids = facts.items.iter().map(|i| i.uid).filter(|&uid| !facts.held_back.is_empty() && facts.never_had(uid));
+        uids.collect::<Vec<_>>().into_iter()
+    }
+
+    /// Those of them that can be read now: under new UIDs they are new, and go the next time.
+    fn kept_and_readable(&mut self) -> Vec<Uid> {
+        let kept: Vec<Uid> = self.kept().filter(|uid| !self.withheld.contains(uid)).collect();
+        let mut out = Vec::new();
+        for uid in kept {
+            let at = self.now_at(uid);
+            match self.carry().text(at).and_then(|text| self.readable(text.body)) {
+                Ok(_) => out.push(uid),
+                Err(e) => self.carry().bad(at, e),
+            }
+        }
+        out
+    }
+
+    /// A Dovecot that is cut off moves its own mails to their new UIDs and leaves out what had not come: in the next run these
+    /// mails of ours would look expunged over there, and be expunged here. Under new UIDs they are new.
     fn save_the_exposed(&mut self) -> mail::Result<()> {
         // What is staged in the other handle stays out of this.
         let mut mailbox = self.s.store.open(self.s.name)?;
         mailbox.refresh()?;
         let uid_next = mailbox.status().identity.uid_next;
-        let mails = mailbox.list();
+        let (mails, held) = (mailbox.list(), mailbox.held_back());
         let mut import = Import::new(uid_next);
         let mut carry = Carry {
             side: self.s.side,
@@ -348,17 +378,20 @@ impl<'a> Exchange<'a> {
             name: self.s.name,
             report: self.s.report,
         };
+        let moved = std::mem::take(&mut self.moves);
         let mut uid = self.beyond.max(uid_next);
         let done = (|| {
             for own in std::mem::take(&mut self.exposed) {
-                let from = if self.imported { self.moves.get(&own).copied().unwrap_or(own) } else { own };
+                let from = *moved.get(&own).filter(|_| self.imported).unwrap_or(&own);
                 let Some(at) = mails.position(from) else { continue };
                 let mail::Mail { flags, keywords, modseq, .. } = mails.mail(at);
                 let m = Merged { uid, master: None, slave: None, flags, keywords, modseq, copied: true, renewed: false };
                 carry.stage_move(from, &m, &mut import)?;
                 uid = uid.next();
             }
-            carry.commit(&mut import)
+            carry.commit(&mut import)?;
+            // What the commit has held back is there now.
+            Ok(hold_more(carry.mailbox, held, std::mem::take(&mut import.stuck))?)
         })();
         match done {
             Ok(()) => Ok(()),
@@ -427,4 +460,9 @@ impl<'a> Exchange<'a> {
 /// The ranges with these UIDs in them as well.
 fn with_uids(ranges: Vec<(Uid, Uid)>, more: impl Iterator<Item = Uid>) -> Vec<(Uid, Uid)> {
     union_of_uids(ranges.into_iter().chain(more.map(|u| (u, u))))
+}
+
+/// Remembers own mails that the other side could not be given, besides what was held back.
+fn hold_more(mailbox: &mut dyn Mailbox, held: Vec<(Uid, Uid)>, uids: Vec<Uid>) -> mail::Result<()> {
+    mailbox.hold_back(&union_of_uids(held.into_iter().chain(uids.into_iter().map(|uid| (uid, uid)))))
 }

@@ -77,7 +77,7 @@ impl Exchange<'_> {
                     return Err(Error::Value { kind: "mailbox_state", column: "mailbox_guid", value }.into());
                 }
                 self.their_state = Some(state);
-                self.exposed = std::mem::take(&mut self.withheld);
+                self.exposed = self.kept_and_readable();
                 self.receiving = Phase::Done;
             }
             (_, Item::Close) => return Err(ConnError::Closed(self.s.conn.position()).into()),
@@ -215,6 +215,10 @@ impl Exchange<'_> {
         let moves = |m: &Merged| Some((self.own_uid(m).filter(|own| *own != m.uid)?, m.uid));
         self.moves = outcome.mails.iter().filter_map(moves).collect();
         self.beyond = outcome.uid_next;
+        // What cannot be told today must not look expunged over there when it can be.
+        let untold = |uid: &Uid| Some(*uid) > self.last_common && self.own.guids[self.own.index(*uid)].is_none();
+        let stays = outcome.mails.iter().filter(|m| !m.copied && self.peer_uid(m).is_none());
+        self.withheld = stays.filter_map(|m| self.own_uid(m)).filter(untold).collect();
     }
 
     /// Mails that the other side has and that are not here for no fault of its users are told as if they were, so that it
@@ -361,7 +365,7 @@ impl Exchange<'_> {
             let m = &outcome.mails[n];
             self.pending.remove(&m.uid);
             let Some(spooled) = &spooled else {
-                // Perhaps it is there under another name of its file, and comes the next time.
+                // Perhaps it is there under another name of its file: it must not look expunged here.
                 self.import.surprised = true;
                 self.import.unreadable.insert(m.uid);
                 continue;
@@ -433,7 +437,7 @@ impl Exchange<'_> {
             let sides = (&self.own.facts, &theirs.known.facts);
             let ranges = held_back(self.s.side, self.s.options.mode, sides, outcome, import);
             let here = |uid: &Uid| self.own.facts.item(*uid).is_none();
-            with_uids(ranges, self.own.claims.keys().copied().filter(here))
+            with_uids(ranges, self.own.claims.keys().copied().filter(here).chain(self.kept()))
         };
         let facts = self.own.facts.clone();
         // Before UIDNEXT passes them: if the run stops there, they are not taken for expunged.
@@ -447,7 +451,7 @@ impl Exchange<'_> {
                 }
             }
             self.carry().commit(import)?;
-            self.carry().edit(&facts, outcome)?;
+            self.carry().edit(&facts, outcome, import)?;
             let two_way = self.s.options.mode == Mode::TwoWay;
             let complete = self.s.options.filter.is_empty() || !two_way;
             hold_back(&mut *self.s.mailbox, &held, self.s.options)?;
