@@ -1,8 +1,8 @@
 //! How much memory the other side may fill before anything is done with what it says. Its lists have no length that is told
 //! beforehand, so one without an end looks like a long one.
 //!
-//! What is collected is weighed by the memory that it takes. There is room for the trees of tens of thousands of mailboxes, and
-//! for as many mails as the other side has said to have.
+//! What is collected is weighed by the memory that it takes. There is room for the trees of tens of thousands of mailboxes, for
+//! what is told of each of them, and for as many mails, present and gone, as the other side has said to have.
 
 use crate::wire::MailboxItem;
 
@@ -14,11 +14,24 @@ const PER_MAIL: u64 = 1024;
 const PER_GONE: u64 = 256;
 /// Whatever is announced: some millions of mails.
 const CEILING: u64 = 4 << 30;
+/// For each mailbox of the trees, beside its node: the side that has looked at its mailboxes first offers them all, and an offer
+/// takes 250.
+const PER_MAILBOX: usize = 256;
+/// Only for so many, because a tree costs few octets: 16 MiB.
+const MAILBOXES: usize = 1 << 16;
+/// Our own kind tells its tree in one piece, and each level of a name takes about 50.
+const OF_OWN_KIND: usize = 8 << 20;
 
 /// The account of one session.
 #[derive(Debug, Default)]
 pub struct Budget {
+    /// Beside [`BASE`].
+    beside: usize,
     announced: u64,
+    /// In the trees of both sides.
+    mailboxes: usize,
+    /// Of these, what may still be offered.
+    offers: usize,
     used: usize,
     /// What is kept to the end.
     kept: usize,
@@ -29,6 +42,11 @@ pub struct Budget {
 pub struct TooMuch;
 
 impl Budget {
+    /// For what our own kind says.
+    pub fn of_own_kind() -> Self {
+        Self { beside: OF_OWN_KIND, ..Self::default() }
+    }
+
     /// What was collected until now is kept to the end.
     pub fn keep(&mut self) {
         self.kept = self.used;
@@ -38,14 +56,33 @@ impl Budget {
     pub fn begin(&mut self, mailbox: &MailboxItem) {
         self.used = self.kept;
         self.announced = 0;
-        self.announce(mailbox.messages);
-        let gone = mailbox.uid_next.saturating_sub(1).saturating_sub(mailbox.messages);
-        self.announced += u64::from(gone) * PER_GONE;
+        self.announce(mailbox.messages, mailbox.uid_next);
     }
 
-    /// So many more mails are to be told of.
-    pub fn announce(&mut self, mails: u32) {
-        self.announced = self.announced.saturating_add(u64::from(mails) * PER_MAIL);
+    /// A tree has so many nodes, each of which may be offered as a mailbox.
+    pub fn tree(&mut self, nodes: usize) {
+        self.mailboxes = self.mailboxes.saturating_add(nodes);
+        self.offers = self.offers.saturating_add(nodes);
+    }
+
+    /// The mails of one more mailbox are to be told of. Offers that no mailbox stands behind announce nothing: these, too, are a
+    /// list that may have no end.
+    pub fn offer(&mut self, messages: u32, uid_next: u32) {
+        if let Some(offers) = self.offers.checked_sub(1) {
+            self.offers = offers;
+            self.announce(messages, uid_next);
+        }
+    }
+
+    /// The other side was given a mail: it may tell of it when it is asked again.
+    pub fn give(&mut self) {
+        self.announced = self.announced.saturating_add(PER_MAIL);
+    }
+
+    fn announce(&mut self, messages: u32, uid_next: u32) {
+        let gone = uid_next.saturating_sub(1).saturating_sub(messages);
+        let room = u64::from(messages) * PER_MAIL + u64::from(gone) * PER_GONE;
+        self.announced = self.announced.saturating_add(room);
     }
 
     /// So much has been collected.
@@ -68,8 +105,17 @@ impl Budget {
         self.most() - self.used.min(self.most())
     }
 
+    /// What may come in one piece: that there are many mailboxes makes none of them larger.
+    pub fn left_for_one(&self) -> usize {
+        self.left().min(self.for_mails())
+    }
+
     fn most(&self) -> usize {
-        BASE.saturating_add(usize::try_from(self.announced.min(CEILING)).unwrap_or(usize::MAX))
+        self.for_mails().saturating_add(self.mailboxes.min(MAILBOXES) * PER_MAILBOX)
+    }
+
+    fn for_mails(&self) -> usize {
+        (BASE + self.beside).saturating_add(usize::try_from(self.announced.min(CEILING)).unwrap_or(usize::MAX))
     }
 }
 
@@ -93,5 +139,35 @@ mod tests {
         assert_eq!(budget.take(7000), Ok(()));
         budget.begin(&MailboxItem { messages: u32::MAX, uid_next: 0, ..mailbox });
         assert_eq!(budget.left(), BASE + (4 << 30) - 700);
+    }
+
+    #[test]
+    fn only_mailboxes_of_a_tree_announce_their_mails() {
+        let mut budget = Budget::default();
+        budget.offer(1_000_000, 2_000_001);
+        assert_eq!((budget.left(), budget.left_for_one()), (BASE, BASE), "no tree");
+        budget.tree(2);
+        budget.offer(1000, 1501);
+        let most = BASE + 1000 * 1024 + 500 * 256;
+        assert_eq!((budget.left(), budget.left_for_one()), (most + 2 * 256, most));
+        // UIDNEXT behind the mails makes no sense, but no harm either.
+        budget.offer(1000, 1);
+        budget.offer(u32::MAX, u32::MAX);
+        assert_eq!(budget.left_for_one(), most + 1000 * 1024, "two offers");
+        budget.give();
+        assert_eq!(budget.left_for_one(), most + 1001 * 1024);
+        budget.tree(1);
+        budget.offer(0, u32::MAX);
+        assert_eq!(budget.left_for_one(), BASE + (4 << 30), "the ceiling");
+    }
+
+    #[test]
+    fn trees_announce_little() {
+        let mut budget = Budget::of_own_kind();
+        budget.tree(usize::MAX);
+        budget.tree(usize::MAX);
+        assert_eq!((budget.left(), budget.left_for_one()), (40 << 20, 24 << 20));
+        assert_eq!(budget.take(30 << 20), Ok(()));
+        assert_eq!((budget.left(), budget.left_for_one()), (10 << 20, 10 << 20));
     }
 }

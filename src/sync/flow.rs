@@ -30,6 +30,11 @@ impl<'a> Flow<'a> {
         self.link.send(message)
     }
 
+    /// See [`Link::forget`].
+    pub fn forget(&mut self) {
+        self.link.forget();
+    }
+
     /// Waits for something that is no credit.
     pub fn recv(&mut self) -> Result<Message, LinkError> {
         loop {

@@ -170,6 +170,9 @@ pub trait Link {
     /// The other side is gone.
     fn recv(&mut self) -> Result<Message, LinkError>;
 
+    /// Nothing of what was received last is kept any more. A link that weighs what comes takes notice.
+    fn forget(&mut self) {}
+
     /// The other brain is in this process: it gets what is said as it is, at no cost.
     fn is_near(&self) -> bool {
         false

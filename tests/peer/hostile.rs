@@ -166,8 +166,8 @@ fn endless_lists_are_refused() {
     let unwanted = "Mdeadbeef\t\x02\t\t\x02\t1\t1\t\nFrom: x\n\r\n.\r\n";
     let refused = |what| format!("Remote sent too many or too long {what}");
     let native = |rest: &[u8]| [&with_own_kind(&header)[..], rest].concat();
-    // A message of almost 8 MiB begins: GUIDs that are not there.
-    let guids = [&(8_380_000u32).to_le_bytes()[..], &[7, 0x80, 0x80, 0xfe, 3]].concat();
+    // A message of almost 12 MiB begins: GUIDs that are not there.
+    let guids = [&(12_570_000u32).to_le_bytes()[..], &[7, 0xa0, 0xf8, 0xfa, 5]].concat();
     let zeros = vec![0; 1 << 16];
     let packed = zstd::bulk::compress(&vec![0; 1 << 17], 1).unwrap();
     let cases: Vec<(&str, Vec<u8>, Vec<u8>, String)> = vec![

@@ -118,6 +118,7 @@ impl Brain<'_> {
                     }
                     (other, _) => return Err(unexpected(&other, "facts")),
                 }
+                self.flow.forget();
             }
         }
         Ok(gone)

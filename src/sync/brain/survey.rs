@@ -100,6 +100,8 @@ impl Brain<'_> {
                 Message::Offer(offer) => offer,
                 other => return Err(unexpected(&other, "a mailbox")),
             };
+            // A few octets of it stay.
+            self.flow.forget();
             let (mine, theirs) = match (offer, theirs) {
                 (Ok(mine), Ok(theirs)) => (mine, theirs),
                 (Err(e), _) => {

@@ -20,8 +20,8 @@ use crate::sync::last_copy::{Farewell, Text};
 use crate::sync::merge::Facts;
 use crate::sync::message::{Attributes, Failure, Finish, KnownMail, Message, Offer, RoundEnd};
 
-/// The longest message: the facts of some millions of mails.
-const MOST: usize = 256 << 20;
+/// The longest message: half of what somebody takes who was told of as many mails as can be told of.
+const MOST: usize = 2 << 30;
 
 /// What the master wants beyond the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,7 +150,7 @@ pub(super) fn read(octets: &[u8], most: usize) -> Result<Option<Got>, NativeErro
     const TOO_MUCH: NativeError = NativeError("too much at once");
     let Some((len, rest)) = octets.split_first_chunk::<4>() else { return Ok(None) };
     let len = u32::from_le_bytes(*len) as usize;
-    if len > MOST.min(most / 2) {
+    if len > most / 2 {
         return Err(TOO_MUCH);
     }
     let Some(data) = rest.get(..len) else { return Ok(None) };

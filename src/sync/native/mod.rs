@@ -43,7 +43,9 @@ pub(super) struct NativeLink<'a> {
     arrived: VecDeque<(Message, usize)>,
     /// What has been taken since the last mailboxes were done, mails not counted.
     taken: usize,
-    /// For both.
+    /// What came last of that.
+    last: usize,
+    /// For all.
     budget: Budget,
     /// One on its way in, with what it takes without its text.
     mail: Option<(MailSaid, Text, usize)>,
@@ -112,7 +114,8 @@ impl<'a> NativeLink<'a> {
             output: Vec::new(),
             arrived: VecDeque::new(),
             taken: 0,
-            budget: Budget::default(),
+            last: 0,
+            budget: Budget::of_own_kind(),
             mail: None,
             waiting: 0,
             spill: Spill { dir: temp_dir.to_owned(), file: None, path: PathBuf::new(), end: 0 },
@@ -142,7 +145,7 @@ impl<'a> NativeLink<'a> {
     /// Waits for that.
     pub fn recv_hello(&mut self, options: &mut Options) -> Result<(), LinkError> {
         loop {
-            if let Some(got) = code::read(&self.input, self.budget.left()).map_err(failed)? {
+            if let Some(got) = code::read(&self.input, self.budget.left_for_one()).map_err(failed)? {
                 self.input.drain(..got.used);
                 let Said::Hello(hello) = got.said else { return Err(failed(NativeError("a message out of turn"))) };
                 options.allow_empty_source = hello.allow_empty_source;
@@ -212,7 +215,7 @@ impl<'a> NativeLink<'a> {
     fn sort_unpacked(&mut self) -> Result<(), LinkError> {
         let mut at = 0;
         // A part of a text is always welcome.
-        while let Some(got) = code::read(&self.input[at..], self.budget.left().max(8 * PART)).map_err(failed)? {
+        while let Some(got) = code::read(&self.input[at..], self.budget.left_for_one().max(8 * PART)).map_err(failed)? {
             at += got.used;
             match got.said {
                 Said::Mail(mail) => {
@@ -226,10 +229,15 @@ impl<'a> NativeLink<'a> {
                 Said::Text(part) => self.text(part)?,
                 Said::TextEnd(result) => self.text_end(result)?,
                 other => {
-                    if let Said::Offer(Ok(offer)) = &other {
-                        self.budget.announce(offer.status.messages);
+                    let message = code::message(other).map_err(failed)?;
+                    match &message {
+                        Message::Tree(Ok(tree)) => self.budget.tree(tree.nodes.len()),
+                        Message::Offer(Ok(offer)) => {
+                            self.budget.offer(offer.status.messages, offer.status.identity.uid_next.get());
+                        }
+                        _ => {}
                     }
-                    self.arrive(code::message(other).map_err(failed)?, got.weight)?;
+                    self.arrive(message, got.weight)?;
                 }
             }
         }
@@ -244,12 +252,18 @@ impl<'a> NativeLink<'a> {
         Ok(())
     }
 
-    /// A message is taken by the engine, which keeps all that is not a mail until it is done with the mailbox.
+    /// A message is taken by the engine, which keeps the tree to the end, and all else that is not a mail until it is done with
+    /// the mailbox or says otherwise.
     fn taken(&mut self, message: &Message, weight: usize) {
+        self.last = 0;
         match message {
+            Message::Tree(_) => {}
             Message::Mail(_) | Message::Known(_) | Message::Gone | Message::Credit(_) => self.budget.give_back(weight),
             Message::Locked => self.budget.give_back(weight + std::mem::take(&mut self.taken)),
-            _ => self.taken += weight,
+            _ => {
+                self.taken += weight;
+                self.last = weight;
+            }
         }
     }
 
@@ -358,6 +372,12 @@ impl Link for NativeLink<'_> {
         if matches!(message, Message::Locked | Message::Done(Ok(_))) {
             self.budget.give_back(std::mem::take(&mut self.taken));
         }
+        match &message {
+            // The other side may offer whatever is in this one, too.
+            Message::Tree(Ok(tree)) => self.budget.tree(tree.nodes.len()),
+            Message::Mail(_) | Message::Known(_) => self.budget.give(),
+            _ => {}
+        }
         self.say(&code::said(&message))?;
         if let Message::Mail(mail) = message {
             self.send_text(mail.body)?;
@@ -385,54 +405,16 @@ impl Link for NativeLink<'_> {
         }
     }
 
+    fn forget(&mut self) {
+        let weight = std::mem::take(&mut self.last).min(self.taken);
+        self.taken -= weight;
+        self.budget.give_back(weight);
+    }
+
     fn window(&self) -> u32 {
         WINDOW
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::{MailGuid, Uid};
-    use crate::os::stop::Stop;
-    use crate::sync::budget::BASE;
-    use crate::sync::message::KnownMail;
-    use crate::wire::Ends;
-
-    /// Takes in this message again and again, and says what was refused.
-    fn flood(message: &Message) -> (usize, String) {
-        let ends = Ends { read: Box::new(io::empty()), write: Box::new(io::sink()), name: "flood".into() };
-        let mut conn = Conn::new(ends, None, &Stop::new());
-        let mut link = NativeLink::new(&mut conn, &std::env::temp_dir()).expect("nothing has come");
-        let (mut octets, mut block) = (Vec::new(), Vec::new());
-        code::write(&code::said(message), &mut octets).expect("short");
-        blocks::write(&octets, true, &mut block);
-        loop {
-            link.reader.feed(&block);
-            if let Err(e) = link.sort() {
-                return (link.arrived.len(), e.to_string());
-            }
-            assert!(link.arrived.len() * size_of::<Message>() <= BASE, "endless");
-        }
-    }
-
-    #[test]
-    fn no_message_comes_without_end() {
-        let uid = Uid::FIRST;
-        let known = KnownMail { uid, guid: MailGuid::generate(), facts: crate::mail::Facts::default() };
-        let kinds = [
-            (Message::Locked, 1000),
-            (Message::Gone, 1000),
-            (Message::Credit(1), 1000),
-            (Message::Known(Box::new(known)), 1000),
-            (Message::Uids((1..1000).filter_map(|n| Some((Uid::new(2 * n)?, Uid::new(2 * n)?))).collect()), 100),
-            (Message::Guids(vec![None; 1000], Vec::new()), 100),
-            (Message::Elsewhere(vec![true; 10_000]), 100),
-        ];
-        for (message, least) in kinds {
-            let (taken, error) = flood(&message);
-            assert_eq!(error, "the other side sent too much at once", "{message:?}");
-            assert!(taken > least, "{}: {taken}", message.kind());
-        }
-    }
-}
+mod tests;
