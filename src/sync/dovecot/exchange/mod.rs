@@ -190,6 +190,8 @@ struct Exchange<'a> {
     moves: HashMap<Uid, Uid>,
     /// Own mails that were asked for and could not be given.
     withheld: Vec<Uid>,
+    /// Own mails that could not be given in an earlier run: they look expunged over there, and stay here.
+    kept: Vec<Uid>,
     /// UIDs from here on are nobody's.
     beyond: Uid,
     guid_uids: Option<HashMap<MailGuid, Uid>>,
@@ -295,6 +297,7 @@ impl<'a> Exchange<'a> {
             exposed: Vec::new(),
             moves: HashMap::new(),
             withheld: Vec::new(),
+            kept: Vec::new(),
             beyond: status.identity.uid_next,
             guid_uids: None,
             asked_by_uid: HashSet::new(),
@@ -341,18 +344,13 @@ impl<'a> Exchange<'a> {
         self.moves.get(&uid).copied().filter(|_| self.imported).unwrap_or(uid)
     }
 
-    /// Own mails that could not be given in an earlier run: they look expunged over there, and stay here.
-    fn kept(&self) -> impl Iterator<Item = Uid> {
-        let facts = &self.own.facts;
-        let uids = facts.items.iter().map(|i| i.uid).filter(|&uid| !facts.held_back.is_empty() && facts.never_had(uid));
-        uids.collect::<Vec<_>>().into_iter()
-    }
-
-    /// Those of them that can be read now: under new UIDs they are new, and go the next time.
+    /// Those of the kept mails that can be read now: under new UIDs they are new, and go the next time.
     fn kept_and_readable(&mut self) -> Vec<Uid> {
-        let kept: Vec<Uid> = self.kept().filter(|uid| !self.withheld.contains(uid)).collect();
         let mut out = Vec::new();
-        for uid in kept {
+        for uid in self.kept.clone() {
+            if self.withheld.contains(&uid) {
+                continue;
+            }
             let at = self.now_at(uid);
             match self.carry().text(at).and_then(|text| self.readable(text.body)) {
                 Ok(_) => out.push(uid),

@@ -217,8 +217,12 @@ impl Exchange<'_> {
         self.beyond = outcome.uid_next;
         // What cannot be told today must not look expunged over there when it can be.
         let untold = |uid: &Uid| Some(*uid) > self.last_common && self.own.guids[self.own.index(*uid)].is_none();
-        let stays = outcome.mails.iter().filter(|m| !m.copied && self.peer_uid(m).is_none());
-        self.withheld = stays.filter_map(|m| self.own_uid(m)).filter(untold).collect();
+        let stays = || {
+            let stay = outcome.mails.iter().filter(|m| !m.copied && self.peer_uid(m).is_none());
+            stay.filter_map(|m| self.own_uid(m))
+        };
+        (self.withheld, self.kept) =
+            (stays().filter(untold).collect(), stays().filter(|&u| self.own.facts.never_had(u)).collect());
     }
 
     /// Mails that the other side has and that are not here for no fault of its users are told as if they were, so that it
@@ -437,7 +441,7 @@ impl Exchange<'_> {
             let sides = (&self.own.facts, &theirs.known.facts);
             let ranges = held_back(self.s.side, self.s.options.mode, sides, outcome, import);
             let here = |uid: &Uid| self.own.facts.item(*uid).is_none();
-            with_uids(ranges, self.own.claims.keys().copied().filter(here).chain(self.kept()))
+            with_uids(ranges, self.own.claims.keys().copied().filter(here).chain(self.kept.iter().copied()))
         };
         let facts = self.own.facts.clone();
         // Before UIDNEXT passes them: if the run stops there, they are not taken for expunged.
