@@ -459,6 +459,31 @@ fn a_look_at_an_unchanged_mailbox_writes_nothing() {
     assert_eq!(contents(&lab.inbox()), before);
 }
 
+/// Between two transactions of a save or a copy the index has the stamps of the files with the new mail, but not the mail.
+#[test]
+fn a_mail_that_is_just_being_saved_is_not_missed() {
+    if !have_dovecot() {
+        return;
+    }
+    let lab = with_mails(1);
+    // From now on the index keeps modseqs, and the fast way is open.
+    drop(open(&lab.inbox()));
+    let mut imap = lab.imap();
+    imap.ok("SELECT INBOX");
+    imap.ok("UID STORE 1 FLAGS (\\Seen)");
+    imap.ok("UID COPY 1 INBOX");
+    let log = lab.inbox().join("dovecot.index.log");
+    let dump = lab.doveadm(&["dump", log.to_str().expect("a path")]);
+    let before = dump.rsplit_once("type=append").expect("the second mail").0;
+    let boundary = before.rsplit_once("type=boundary").expect("its transaction").0;
+    let offset = boundary.rsplit_once("offset=").and_then(|(_, o)| o.split(',').next()?.parse().ok()).expect("an offset");
+    std::fs::OpenOptions::new().write(true).open(&log).and_then(|file| file.set_len(offset)).expect("cut");
+
+    let mailbox = open(&lab.inbox());
+    let uids: Vec<u32> = mailbox.mails().iter().map(|m| m.uid.get()).collect();
+    assert_eq!((uids, mailbox.status().identity.uid_next), (vec![1, 2], uid(3)));
+}
+
 #[test]
 fn other_programs_rename_deliver_and_delete() {
     if !have_dovecot() {

@@ -73,8 +73,13 @@ impl Core {
             return Ok(Verdict::Changed);
         }
         let Some(stamp) = self.uidlist.known_stamp() else { return Ok(Verdict::Changed) };
-        let Some((header, _)) = self.uidlist.header()?.filter(|(h, _)| h.guid.is_some()) else { return Ok(Verdict::Changed) };
+        let Some((header, next)) = self.uidlist.header()?.filter(|(h, _)| h.guid.is_some()) else { return Ok(Verdict::Changed) };
         if Some(header.uidvalidity) != state.uid_validity() {
+            return Ok(Verdict::Changed);
+        }
+        // Dovecot writes the `maildir` header, with the stamps of files and uidlist that have a new mail, one transaction before the
+        // mail itself: what has a UID and is not seen would count as expunged.
+        if next > state.next_uid().get() {
             return Ok(Verdict::Changed);
         }
         // A Dovecot that found no uidlist writes an empty one first, and knows the old mails until it scans again.
