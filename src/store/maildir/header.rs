@@ -120,6 +120,11 @@ impl ScanHeader {
         out
     }
 
+    /// The same, but the uidlist is this one now.
+    pub fn with(self, uidlist: Stamp) -> Self {
+        Self { uidlist: (low(uidlist.mtime), low(uidlist.mtime_nsec), low_size(uidlist.size)), ..self }
+    }
+
     /// Both saw the same modification times.
     pub fn same_times(&self, other: &Self) -> bool {
         let times = |h: &Self| (h.new.mtime, h.new.mtime_nsecs, h.cur.mtime, h.cur.mtime_nsecs, h.uidlist);
@@ -128,7 +133,7 @@ impl ScanHeader {
 
     /// It speaks of this uidlist.
     pub fn knows(&self, uidlist: Stamp) -> bool {
-        self.uidlist == (low(uidlist.mtime), low(uidlist.mtime_nsec), low_size(uidlist.size))
+        self.uidlist == self.with(uidlist).uidlist
     }
 
     /// Compares it with what is on the disk now.

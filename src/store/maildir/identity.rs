@@ -10,8 +10,10 @@ use std::io::ErrorKind;
 
 use super::core::Core;
 use super::facts::guid128;
+use super::header::ScanHeader;
 use super::record::Batch;
 use super::scan;
+use super::sync::MAILDIR;
 use super::uidlist::{Header, Taken, Uidlist};
 use crate::index::{Bits, Durability, ExtSpec, Transaction};
 use crate::mail::{Class, Error, Identity, MailboxGuid, Result, Timestamp, Uid, UidValidity};
@@ -39,18 +41,28 @@ impl Core {
         if header.guid == Some(guid) && header.uidvalidity == uidvalidity {
             return Ok(());
         }
+        let before = self.uidlist.known_stamp();
         let mut taken = self.uidlist.take().expect("holds because list has read it");
         taken.list.header.guid = Some(guid);
         taken.list.header.uidvalidity = uidvalidity;
         taken.list.set_needs_rewrite(true);
         self.uidlist.write(&lock, taken)?;
+        let now = self.uidlist.known_stamp();
         let index = self.index.as_mut().expect("holds because read_up_to_date has made it");
         let mut locked = index.lock()?;
-        if locked.state().uid_validity() != Some(uidvalidity) {
-            let mut tx = Transaction::new(Bits::EXTERNAL);
+        let state = locked.state();
+        let mut tx = Transaction::new(Bits::EXTERNAL);
+        if state.uid_validity() != Some(uidvalidity) {
             tx.uid_validity(uidvalidity);
-            locked.commit(&tx, Durability::Lazy)?;
         }
+        // The files are those of the last scan, if they were before.
+        let scanned = state.ext(MAILDIR.name).and_then(|ext| ScanHeader::parse(state.ext_header(ext)));
+        if let (Some(scanned), Some(before), Some(now)) = (scanned, before, now)
+            && scanned.knows(before)
+        {
+            tx.ext_header(MAILDIR, 0, &scanned.with(now).bytes());
+        }
+        locked.commit(&tx, Durability::Lazy)?;
         Ok(())
     }
 
