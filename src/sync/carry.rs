@@ -99,6 +99,7 @@ impl Carry<'_> {
         match result {
             Ok(t) => Message::Mail(Box::new(t)),
             Err(e) => {
+                tracing::debug!("Mailbox {}: UID {uid} is not given: {e}", self.name);
                 // It has gone with its mailbox, perhaps.
                 if e.class() != Class::NotFound {
                     self.bad(uid, e);
@@ -162,8 +163,9 @@ impl Carry<'_> {
         }
     }
 
+    /// Gives an own mail its new UID. One that is renewed is another mail under it: the old one goes when everything has come.
     pub(super) fn stage_move(&mut self, from: Uid, m: &Merged, import: &mut Import) -> Result<()> {
-        self.stage_instance(from, m, import, Original::Expunge)
+        self.stage_instance(from, m, import, if m.renewed { Original::Keep } else { Original::Expunge })
     }
 
     pub(super) fn stage_instance(&mut self, from: Uid, m: &Merged, import: &mut Import, original: Original) -> Result<()> {
@@ -197,6 +199,10 @@ impl Carry<'_> {
             return Ok(());
         }
         let Committed { saved, others } = self.mailbox.commit(import.seen)?;
+        let uids = |a: Uid, b: Uid| if a == b { a.to_string() } else { format!("{b} for {a}") };
+        let saves = || saved.iter().map(|s| uids(s.wanted, s.got)).collect::<Vec<_>>().join(", ");
+        let moves = || import.moving.iter().map(|(from, to)| format!("{from} to {to}")).collect::<Vec<_>>().join(", ");
+        tracing::debug!("Mailbox {}: saved UIDs {}; renumbered {}", self.name, saves(), moves());
         import.surprised |= saved.len() < import.staged || saved.iter().any(|s| s.wanted != s.got);
         import.seen = saved.iter().map(|s| s.got.next()).fold(import.seen, Uid::max);
         import.others.extend(others);
@@ -256,6 +262,8 @@ impl Carry<'_> {
             return Ok(());
         }
         edits.sort_by_key(|e| e.uid);
+        let gone = || edits.iter().filter(|e| matches!(e.kind, EditKind::Expunge)).map(|e| e.uid.to_string()).collect::<Vec<_>>();
+        tracing::debug!("Mailbox {}: {} changes, expunged UIDs {}", self.name, edits.len(), gone().join(", "));
         Ok(self.mailbox.edit(&edits)?)
     }
 
@@ -317,8 +325,6 @@ pub(super) enum Step<'a> {
     Fetch(&'a Merged),
     /// It is here under another UID.
     Move(Uid, &'a Merged),
-    /// The same, but that one is another mail, and goes when everything has come.
-    Copy(Uid, &'a Merged),
 }
 
 /// Mails on their way in.

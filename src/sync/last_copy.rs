@@ -15,6 +15,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest, Sha1};
 
+use super::merge::contains;
 use super::tree::Side;
 use crate::mail::{Body, Guid128, MailGuid, Mailbox, MailboxGuid, Timestamp, Uid, union_of_uids};
 
@@ -102,10 +103,6 @@ pub(super) fn only(going: &mut Going, gone: &[Ranges; 2]) {
     for (side, gone) in going.iter_mut().zip(gone) {
         side.retain(|(mailbox, f)| gone.get(mailbox).is_some_and(|gone| contains(gone, f.uid)));
     }
-}
-
-fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
-    ranges.get(ranges.partition_point(|r| r.1 < uid)).is_some_and(|r| r.0 <= uid)
 }
 
 /// Leaves those that may be copies of one of the other side's.

@@ -8,8 +8,8 @@ use super::{Brain, End, unexpected};
 use crate::mail::{self, Mailbox, MailboxGuid, Uid, union_of_uids};
 use crate::sync::last_copy::{self, Going, LastCopies, Present, Ranges, Reader, Search, Text, farewells, suspects};
 use crate::sync::message::{Failure, Message};
-use crate::sync::round::{Look, Round, RoundReport};
-use crate::sync::tree::{Paired, Side};
+use crate::sync::round::{Look, Round};
+use crate::sync::tree::Paired;
 
 impl Brain<'_> {
     /// `unified`: the two mailboxes become one in this run.
@@ -58,9 +58,9 @@ impl Brain<'_> {
             self.flow.send(Message::Uids(own.uids.clone()))?;
         }
         let mut may_go = [Ranges::new(), Ranges::new()];
-        for (guid, Both { own, peer }) in present() {
+        for (guid, Both { own, peers_next }) in present() {
             let peer = match self.flow.recv()? {
-                Message::Uids(uids) => Present { uids, ..peer.clone() },
+                Message::Uids(uids) => Present { uids, uid_next: *peers_next },
                 other => return Err(unexpected(&other, "UIDs")),
             };
             for (side, lost) in [(self.side, own.lost_at(&peer)), (self.side.other(), peer.lost_at(own))] {
@@ -87,10 +87,8 @@ impl Brain<'_> {
                 self.check_stop()?;
                 let (pair, was_open) = (w.pair, w.open.is_some());
                 let start = self.start(pair, unified(pair));
-                let told = self.taken(w).and_then(|Open { mailbox, look }| {
-                    let report = RoundReport::default();
-                    let mut round =
-                        Round { start, mailbox, look: Some(look), before: None, seen: None, name: &pair.local, report };
+                let told = self.taken(w).and_then(|(mailbox, look)| {
+                    let mut round = Round::new(start, mailbox, look, &pair.local);
                     Ok((round.glance()?, round))
                 });
                 let (said, told) = match told {
@@ -124,35 +122,32 @@ impl Brain<'_> {
         Ok(gone)
     }
 
-    fn taken(&mut self, w: &mut Waiting<'_>) -> mail::Result<Open> {
-        if let Some(open) = w.open.take() {
-            return Ok(open);
+    fn taken(&mut self, w: &mut Waiting<'_>) -> mail::Result<(Box<dyn Mailbox>, Option<Look>)> {
+        match w.open.take() {
+            Some(Open { mailbox, look }) => Ok((mailbox, Some(look))),
+            None => Ok((self.opened(w.pair)?, None)),
         }
-        let mut mailbox = self.opened(w.pair)?;
-        let look = Look::of(&mut *mailbox);
-        Ok(Open { mailbox, look })
     }
 
     /// The mails that may go from both sides.
     fn going(&mut self, waiting: &mut [Waiting<'_>], may_go: &Ranges) -> Result<Going, End> {
-        let mut own = Vec::new();
+        let mut going = Going::default();
         for w in waiting.iter_mut().filter(|w| w.present.is_some()) {
             self.check_stop()?;
             let mut list = Vec::new();
             if let Some(uids) = may_go.get(&w.pair.guid) {
                 self.read(w, |mailbox| list = farewells(mailbox, uids));
             }
-            own.extend(list.iter().map(|f| (w.pair.guid, f.clone())));
+            going[self.side as usize].extend(list.iter().map(|f| (w.pair.guid, f.clone())));
             self.flow.send(Message::Going(list))?;
         }
-        let mut peers = Vec::new();
         for w in waiting.iter().filter(|w| w.present.is_some()) {
             match self.flow.recv()? {
-                Message::Going(list) => peers.extend(list.into_iter().map(|f| (w.pair.guid, f))),
+                Message::Going(list) => going[self.side.other() as usize].extend(list.into_iter().map(|f| (w.pair.guid, f))),
                 other => return Err(unexpected(&other, "mails that go")),
             }
         }
-        Ok(if self.side == Side::Master { [own, peers] } else { [peers, own] })
+        Ok(going)
     }
 
     /// The texts of the suspects.
@@ -162,22 +157,26 @@ impl Brain<'_> {
         suspects: &Going,
         reader: &mut Reader,
     ) -> Result<[Vec<Option<Text>>; 2], End> {
-        let [own, peers] = if self.side == Side::Master { [0, 1] } else { [1, 0] };
+        let (own, peers) = (self.side as usize, self.side.other() as usize);
         let mut mine = vec![None; suspects[own].len()];
+        let mut by_mailbox: HashMap<MailboxGuid, Vec<(usize, Uid)>> = HashMap::new();
+        for (n, (mailbox, f)) in suspects[own].iter().enumerate() {
+            by_mailbox.entry(*mailbox).or_default().push((n, f.uid));
+        }
         for w in waiting.iter_mut() {
-            let here = suspects[own].iter().enumerate().filter(|(_, (guid, _))| *guid == w.pair.guid);
-            let here: Vec<(usize, Uid)> = here.map(|(n, (_, f))| (n, f.uid)).collect();
-            if !here.is_empty() {
+            if let Some(here) = by_mailbox.get(&w.pair.guid) {
                 self.check_stop()?;
                 self.read(w, |mailbox| here.iter().for_each(|&(n, uid)| mine[n] = reader.text(mailbox, uid)));
             }
         }
         self.flow.send(Message::Texts(mine.clone()))?;
-        let theirs = match self.flow.recv()? {
+        let mut texts = <[Vec<Option<Text>>; 2]>::default();
+        texts[own] = mine;
+        texts[peers] = match self.flow.recv()? {
             Message::Texts(theirs) if theirs.len() == suspects[peers].len() => theirs,
             other => return Err(unexpected(&other, "texts")),
         };
-        Ok(if own == 0 { [mine, theirs] } else { [theirs, mine] })
+        Ok(texts)
     }
 
     /// Of which of them there is a copy on the own side that stays.

@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use super::at_hand::AtHand;
 use super::flow::Flow;
-use super::last_copy::LastCopies;
 use super::message::{Failure, Finish, Link, LinkError, Message};
 use super::report::Report;
 use super::tree::{self, Paired, Plan, Side, TreeOptions};
@@ -37,7 +36,6 @@ pub fn run(side: Side, options: &Options, store: &mut dyn Store, link: &mut dyn 
         report: Report::default(),
         saved: State::default(),
         at_hand: AtHand::default(),
-        last_copies: LastCopies::default(),
         unusable: HashSet::new(),
     };
     let algorithm = brain.read_state();
@@ -54,7 +52,6 @@ struct Brain<'a> {
     report: Report,
     saved: State,
     at_hand: AtHand,
-    last_copies: LastCopies,
     /// Mailboxes that a side cannot use in this run.
     unusable: HashSet<MailboxGuid>,
 }
@@ -122,11 +119,11 @@ impl Brain<'_> {
         let mut waiting = self.compare(mailboxes, seen)?;
         let guids = (own.guids(), peer.guids());
         let unified = |guid: &MailboxGuid| !(guids.0.contains(guid) && guids.1.contains(guid));
-        self.last_copies = self.foresee(&mut waiting, mailboxes, |pair| unified(&pair.guid))?;
+        let mut last = self.foresee(&mut waiting, mailboxes, |pair| unified(&pair.guid))?;
         // What stays in one mailbox must be safe before its copy in another one goes.
-        let one_by_one = self.flow.is_near() || !self.last_copies.is_empty();
+        let one_by_one = self.flow.is_near() || !last.is_empty();
         for portion in work::portions(waiting, one_by_one) {
-            self.work(portion, unified)?;
+            self.work(portion, &mut last, unified)?;
         }
         self.finish()
     }

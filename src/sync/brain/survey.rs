@@ -42,10 +42,10 @@ pub(super) struct Waiting<'p> {
     pub present: Option<Both>,
 }
 
-/// The mails of both sides; the other's UIDs are yet to be heard.
+/// The own mails, and how far the other side has given out UIDs.
 pub(super) struct Both {
     pub own: Present,
-    pub peer: Present,
+    pub peers_next: Uid,
 }
 
 impl Brain<'_> {
@@ -140,13 +140,12 @@ impl Brain<'_> {
         if matches!(self.options.mode, Mode::Backup(_)) { Vec::new() } else { last_copy::uids(&*open.mailbox) }
     }
 
-    /// None where neither side can have lost a mail that the other had. Both sides come to the same answer.
+    /// None where a side never had a mail, or nobody asks. Both sides come to the same answer.
     fn common_uids(&self, uids: Vec<(Uid, Uid)>, mine: &Offer, theirs: &Offer) -> Option<Both> {
         let [own, peer] = [mine, theirs].map(|offer| offer.status.identity);
         let new = own.uid_next == Uid::FIRST || peer.uid_next == Uid::FIRST;
         let backup = matches!(self.options.mode, Mode::Backup(_));
-        let peer = Present { uid_next: peer.uid_next, uids: Vec::new() };
-        (!new && !backup).then_some(Both { own: Present { uid_next: own.uid_next, uids }, peer })
+        (!new && !backup).then_some(Both { own: Present { uid_next: own.uid_next, uids }, peers_next: peer.uid_next })
     }
 
     /// Brings the counters of equal mailboxes to the same height. Raising them needs no lock: it is true whatever happens.

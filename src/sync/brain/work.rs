@@ -7,6 +7,7 @@ use super::survey::{Open, Waiting, check};
 use super::{Brain, End, unexpected};
 use crate::mail::{self, Attribute, Class, Mailbox, MailboxGuid, Since};
 use crate::sync::attributes;
+use crate::sync::last_copy::LastCopies;
 use crate::sync::message::{Attributes, Failure, Message};
 use crate::sync::round::{self, Entrant, Look, Round, RoundError, RoundReport, Start};
 use crate::sync::tree::Paired;
@@ -48,14 +49,19 @@ impl<'a> Brain<'a> {
     }
 
     /// Carries these mailboxes through.
-    pub(super) fn work(&mut self, portion: Vec<Waiting<'_>>, unified: impl Fn(&MailboxGuid) -> bool) -> Result<(), End> {
+    pub(super) fn work(
+        &mut self,
+        portion: Vec<Waiting<'_>>,
+        last: &mut LastCopies,
+        unified: impl Fn(&MailboxGuid) -> bool,
+    ) -> Result<(), End> {
         let differ: Vec<bool> = portion.iter().map(|w| w.attributes).collect();
         let (pairs, mut rounds) = self.lock_in_turn(portion, unified)?;
         self.sync_attributes(&pairs, &mut rounds, &differ)?;
         if !self.options.mode.is_source(self.side) {
             self.at_hand.open(self.store);
         }
-        let result = round::run(&mut rounds, &mut self.flow, &mut self.at_hand, &mut self.last_copies);
+        let result = round::run(&mut rounds, &mut self.flow, &mut self.at_hand, last);
         for (pair, round) in pairs.into_iter().zip(rounds) {
             if let Ok(round) = round {
                 self.note(pair, round.report);
@@ -128,7 +134,7 @@ impl<'a> Brain<'a> {
             let ready = locked.and_then(|(mut mailbox, look)| {
                 mailbox.refresh()?;
                 check(&*mailbox, pair)?;
-                Ok(Round { start, mailbox, look, before: None, seen: None, name: &pair.local, report: RoundReport::default() })
+                Ok(Round::new(start, mailbox, look, &pair.local))
             });
             pairs.push(pair);
             rounds.push(ready.map_err(|e| {

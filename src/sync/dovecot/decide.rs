@@ -330,26 +330,22 @@ mod tests {
             filtered: false,
         });
         let gone = list.iter().filter_map(|(u, k)| Some((u, k.strip_prefix('-')?)));
+        let status = Status {
+            identity: Identity {
+                guid: MailboxGuid::new([1; 16]).expect("not zero"),
+                uidvalidity: UidValidity::new(1).expect("not 0"),
+                uid_next: uid(uid_next),
+            },
+            messages: 0,
+            first_recent: Uid::FIRST,
+            highest_modseq: ModSeq(9),
+            highest_private_modseq: ModSeq(0),
+        };
         Known {
             facts: Facts {
-                status: Status {
-                    identity: Identity {
-                        guid: MailboxGuid::new([1; 16]).expect("not zero"),
-                        uidvalidity: UidValidity::new(1).expect("not 0"),
-                        uid_next: uid(uid_next),
-                    },
-                    messages: 0,
-                    first_recent: Uid::FIRST,
-                    highest_modseq: ModSeq(9),
-                    highest_private_modseq: ModSeq(0),
-                },
                 items: items.collect(),
                 expunged: gone.map(|(u, k)| Expunged { uid: uid(*u), guid: MailGuid::new(k).map(|g| g.to_128()) }).collect(),
-                held_back: Vec::new(),
-                native: Vec::new(),
-                synced: Vec::new(),
-                renumbered: Vec::new(),
-                partial: false,
+                ..Facts::new(status)
             },
             keys: mails.iter().map(|(_, k)| Some(guid(k))).collect(),
             claims: BTreeSet::new(),

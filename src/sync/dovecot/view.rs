@@ -320,16 +320,7 @@ impl Theirs {
         filter: &Filter,
     ) -> Self {
         let hash = own.hashes.is_some();
-        let mut facts = Facts {
-            status,
-            items: Vec::new(),
-            expunged: Vec::new(),
-            held_back: Vec::new(),
-            native: Vec::new(),
-            synced: Vec::new(),
-            renumbered: Vec::new(),
-            partial: false,
-        };
+        let mut facts = Facts::new(status);
         let mut keys = Vec::new();
         let mut guids = BTreeMap::new();
         let mut mismatch = None;

@@ -152,6 +152,21 @@ pub struct Merged {
 }
 
 impl Facts {
+    /// Of a mailbox of which nothing else is known.
+    #[must_use]
+    pub const fn new(status: Status) -> Self {
+        Self {
+            status,
+            items: Vec::new(),
+            expunged: Vec::new(),
+            held_back: Vec::new(),
+            native: Vec::new(),
+            synced: Vec::new(),
+            renumbered: Vec::new(),
+            partial: false,
+        }
+    }
+
     /// The item with this UID.
     #[must_use]
     pub fn item(&self, uid: Uid) -> Option<&Item> {
@@ -194,7 +209,8 @@ impl Facts {
     }
 }
 
-fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
+/// Whether a UID is in one of these ascending ranges.
+pub(super) fn contains(ranges: &[(Uid, Uid)], uid: Uid) -> bool {
     let n = ranges.partition_point(|&(_, last)| last < uid);
     ranges.get(n).is_some_and(|&(first, _)| first <= uid)
 }

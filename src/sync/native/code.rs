@@ -324,16 +324,7 @@ mod tests {
             log: None,
             filtered: false,
         };
-        Said::Facts(Box::new(Facts {
-            status,
-            items: uids().map(item).collect(),
-            expunged: Vec::new(),
-            held_back: Vec::new(),
-            native: Vec::new(),
-            synced: Vec::new(),
-            renumbered: Vec::new(),
-            partial: false,
-        }))
+        Said::Facts(Box::new(Facts { items: uids().map(item).collect(), ..Facts::new(status) }))
     }
 
     #[test]

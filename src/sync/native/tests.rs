@@ -71,14 +71,9 @@ fn facts(status: Status) -> Message {
     let all = 1..status.identity.uid_next.get();
     let (present, gone): (Vec<u32>, Vec<u32>) = all.partition(|uid| *uid <= status.messages);
     Message::Facts(Arc::new(Facts {
-        status,
         items: present.into_iter().filter_map(Uid::new).map(item).collect(),
         expunged: gone.into_iter().filter_map(Uid::new).map(|uid| Expunged { uid, guid }).collect(),
-        held_back: Vec::new(),
-        native: Vec::new(),
-        synced: Vec::new(),
-        renumbered: Vec::new(),
-        partial: false,
+        ..Facts::new(status)
     }))
 }
 

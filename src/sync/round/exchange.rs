@@ -1,7 +1,6 @@
 //! Mails on their way, out of the own mailbox and into it.
 
 use super::{Decided, Result, Round, RoundError};
-use crate::mail::Original;
 use crate::mail::Uid;
 use crate::sync::at_hand::AtHand;
 use crate::sync::carry::{Import, Step, hold_back};
@@ -58,11 +57,6 @@ impl Round<'_> {
             }
             match step {
                 None if waiting.is_none() => break,
-                Some(Step::Copy(from, m)) => {
-                    self.carry().stage_instance(from, m, import, Original::Keep)?;
-                    step = steps.next();
-                    continue;
-                }
                 Some(Step::Move(from, m)) => {
                     self.carry().stage_move(from, m, import)?;
                     step = steps.next();

@@ -245,6 +245,13 @@ pub struct Decided {
     there: HashSet<Uid>,
 }
 
+impl<'a> Round<'a> {
+    /// Of a mailbox at which nobody has looked in this round. `look` is an earlier one.
+    pub fn new(start: Start<'a>, mailbox: Box<dyn Mailbox>, look: Option<Look>, name: &'a MailboxName) -> Self {
+        Self { start, mailbox, look, before: None, seen: None, name, report: RoundReport::default() }
+    }
+}
+
 impl Round<'_> {
     fn check_stop(&self) -> Result<()> {
         match self.start.stop.requested() {
@@ -460,7 +467,7 @@ impl Round<'_> {
         let rebuild = outcome.rebuild;
         let steps = outcome.mails.iter().filter_map(|m| match own_uid(side, m) {
             None if m.copied && own_uid(peers_side, m).is_some() => Some(Step::Fetch(m)),
-            Some(u) if u != m.uid && !rebuild => Some(if m.renewed { Step::Copy(u, m) } else { Step::Move(u, m) }),
+            Some(u) if u != m.uid && !rebuild => Some(Step::Move(u, m)),
             _ => None,
         });
         self.mailbox.expect(steps.clone().count());

@@ -330,7 +330,7 @@ fn one_side(side: Side, options: &Options, store: &ModelStore, mut link: Channel
         }
         return report;
     }
-    let mut rounds = [Ok(Round { start, mailbox, look: None, before: None, seen: None, name: &name, report })];
+    let mut rounds = [Ok(Round::new(start, mailbox, None, &name))];
     let mut last = LastCopies::default();
     round::run(&mut rounds, &mut Flow::new(&mut link), &mut AtHand::default(), &mut last).expect("the other side lives");
     let [Ok(round)] = rounds else { panic!("the model never fails") };

@@ -326,9 +326,9 @@ impl<'a> Exchange<'a> {
             }
         }
         if result.is_ok() {
-            let withheld = self.withheld.iter().map(|&uid| self.now_at(uid)).collect();
+            let withheld: Vec<Uid> = self.withheld.iter().map(|&uid| self.now_at(uid)).collect();
             let held = self.s.mailbox.held_back();
-            hold_more(&mut *self.s.mailbox, held, withheld)?;
+            self.s.mailbox.hold_back(&with_uids(held, withheld))?;
         }
         if !self.exposed.is_empty()
             && let Err(e) = self.save_the_exposed()
@@ -368,6 +368,7 @@ impl<'a> Exchange<'a> {
         mailbox.refresh()?;
         let uid_next = mailbox.status().identity.uid_next;
         let (mails, held) = (mailbox.list(), mailbox.held_back());
+        let exposed: Vec<Uid> = self.exposed.iter().map(|&uid| self.now_at(uid)).collect();
         let mut import = Import::new(uid_next);
         let mut carry = Carry {
             side: self.s.side,
@@ -376,11 +377,9 @@ impl<'a> Exchange<'a> {
             name: self.s.name,
             report: self.s.report,
         };
-        let moved = std::mem::take(&mut self.moves);
         let mut uid = self.beyond.max(uid_next);
         let done = (|| {
-            for own in std::mem::take(&mut self.exposed) {
-                let from = *moved.get(&own).filter(|_| self.imported).unwrap_or(&own);
+            for from in exposed {
                 let Some(at) = mails.position(from) else { continue };
                 let mail::Mail { flags, keywords, modseq, .. } = mails.mail(at);
                 let m = Merged { uid, master: None, slave: None, flags, keywords, modseq, copied: true, renewed: false };
@@ -389,7 +388,7 @@ impl<'a> Exchange<'a> {
             }
             carry.commit(&mut import)?;
             // What the commit has held back is there now.
-            Ok(hold_more(carry.mailbox, held, std::mem::take(&mut import.stuck))?)
+            Ok(carry.mailbox.hold_back(&with_uids(held, import.stuck))?)
         })();
         match done {
             Ok(()) => Ok(()),
@@ -456,11 +455,6 @@ impl<'a> Exchange<'a> {
 }
 
 /// The ranges with these UIDs in them as well.
-fn with_uids(ranges: Vec<(Uid, Uid)>, more: impl Iterator<Item = Uid>) -> Vec<(Uid, Uid)> {
-    union_of_uids(ranges.into_iter().chain(more.map(|u| (u, u))))
-}
-
-/// Remembers own mails that the other side could not be given, besides what was held back.
-fn hold_more(mailbox: &mut dyn Mailbox, held: Vec<(Uid, Uid)>, uids: Vec<Uid>) -> mail::Result<()> {
-    mailbox.hold_back(&union_of_uids(held.into_iter().chain(uids.into_iter().map(|uid| (uid, uid)))))
+fn with_uids(ranges: Vec<(Uid, Uid)>, more: impl IntoIterator<Item = Uid>) -> Vec<(Uid, Uid)> {
+    union_of_uids(ranges.into_iter().chain(more.into_iter().map(|u| (u, u))))
 }
