@@ -287,3 +287,23 @@ fn one_way_makes_no_directory_that_the_source_does_not_know() {
     assert!(plans.iter().all(|plan| plan.actions.is_empty()), "{plans:#?}");
     assert_eq!(sides[1].names(true), before);
 }
+
+/// A user's INBOX was renamed to where the other side has made a mailbox: that one keeps its mails under a name of its own.
+#[test]
+fn an_inbox_comes_to_where_another_mailbox_is() {
+    let history = History {
+        layouts: [Layout::Dbox, Layout::Dbox],
+        inbox: [true, true],
+        odd: false,
+        initial: Vec::new(),
+        ops: vec![(false, 0, Op::Create(vec![2])), (true, 0, Op::MoveInbox(vec![2]))],
+    };
+    for initial in 0..8 {
+        let sides = played(&History { initial: vec![vec![0]; initial], ..history.clone() });
+        let before = guids(&sides);
+        run(&sides, Mode::TwoWay).expect("every step works");
+        same_names(&sides, false).expect("the same on both sides");
+        assert_eq!(guids(&sides), before, "a mailbox has gone");
+        idle(&plans(&sides, Mode::TwoWay)).expect("nothing is left to do");
+    }
+}

@@ -15,7 +15,7 @@ use super::merge::{Change, Keep, L, Merge, R, Stuck};
 /// Dovecot cuts a level before it appends a temporary suffix, bytes.
 const TEMP_BASE_MAX: usize = 86;
 /// How long a level with its final suffix may get, bytes.
-const FINAL_MAX: usize = 100;
+pub(super) const FINAL_MAX: usize = 100;
 
 impl Merge {
     /// Rearranges until nothing contradicts.
@@ -387,7 +387,7 @@ fn temporary_base(name: &str) -> Option<&str> {
 }
 
 /// The longest beginning of at most `max` bytes.
-fn cut(s: &str, max: usize) -> &str {
+pub(super) fn cut(s: &str, max: usize) -> &str {
     let end = (0..=max.min(s.len())).rev().find(|&i| s.is_char_boundary(i)).unwrap_or(0);
     &s[..end]
 }

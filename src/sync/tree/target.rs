@@ -11,6 +11,7 @@ use super::disk::Disk;
 use super::log::{self, Paths, Removal};
 use super::merge::{Change, Keep, L, Merge, R, Stuck};
 use super::names::Facts;
+use super::rename;
 use super::types::{Role, TreeError};
 
 /// What shall be true in the end. Names are common levels; parents come before their children.
@@ -234,12 +235,21 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
             *places.entry(guid).or_default() += 1;
         }
     }
+    // The INBOX of a side that moves: its mails are in one place only if the other side's name for it holds.
+    let moving: HashSet<MailboxGuid> = [0, 1]
+        .into_iter()
+        .filter(|&s| input.facts[s].rules.inbox_moves)
+        .filter_map(|s| candidates.iter().find(|(path, _)| is_inbox(path)).and_then(|(_, sides)| Some(sides[s]?.0.guid)))
+        .filter(|guid| places.get(guid).is_some_and(|n| *n > 1))
+        .collect();
     let mut used: HashMap<MailboxGuid, &Vec<String>> = HashMap::new();
     let mut aside: HashSet<&Vec<String>> = HashSet::new();
     for (path, sides) in order {
         let mut offers: Vec<(Mailbox, u64)> = sides.iter().flatten().copied().collect();
-        // What stays prefers a GUID that is nowhere else; the larger one wins.
-        offers.sort_by_key(|(m, _)| (stays(path) && places.get(&m.guid).is_some_and(|n| *n > 1), std::cmp::Reverse(m.guid)));
+        // What stays prefers a GUID that is nowhere else, other places one that comes from there; then the larger one wins.
+        let second =
+            |guid: &MailboxGuid| if stays(path) { places.get(guid).is_some_and(|n| *n > 1) } else { !moving.contains(guid) };
+        offers.sort_by_key(|(m, _)| (second(&m.guid), std::cmp::Reverse(m.guid)));
         if let Some(own) = source.and_then(|s| sides[s]) {
             offers.insert(0, own);
         }
@@ -259,6 +269,7 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
         let time = offers.iter().map(|(_, time)| *time).max().unwrap_or(0);
         target.want(path, Some(chosen), false, time);
     }
+    let mut left = Vec::new();
     for s in [0, 1] {
         let mut taken = HashSet::new();
         let mine: Vec<_> = candidates.iter().filter_map(|(path, sides)| Some((path, sides[s]?.0.guid))).collect();
@@ -278,7 +289,26 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
                 }
             }
         }
+        let homeless = mine.iter().filter(|(_, guid)| !target.homes[s].contains_key(guid) && !used.contains_key(guid));
+        left.extend(homeless.filter_map(|&(path, _)| Some((s, path, candidates[path][s]?))));
     }
+    // The INBOX of a side moves to where another mailbox of that side would become one with it: that one needs a name of its own.
+    for (s, path, (mailbox, time)) in left {
+        let own = apart(path, mailbox.guid);
+        if !target.names.contains_key(&own) {
+            target.want(&own, Some(mailbox), false, time);
+            target.homes[s].insert(mailbox.guid, own);
+        }
+    }
+}
+
+/// A name beside another mailbox's, as the merge gives it to those that lose theirs.
+fn apart(path: &[String], guid: MailboxGuid) -> Vec<String> {
+    let mut own = path.to_vec();
+    if let Some(leaf) = own.last_mut() {
+        *leaf = format!("{}-{guid}", rename::cut(leaf, rename::FINAL_MAX - 33));
+    }
+    own
 }
 
 fn is_inbox(path: &[String]) -> bool {
