@@ -1,5 +1,6 @@
 //! What Dovecot has fixed since 2.3.19.1, and what must not come back with us.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -456,19 +457,19 @@ fn f36_an_unfinished_record_is_not_damage() {
         for n in 1..=2 {
             a.save("INBOX", &format!("m{n}"));
         }
-        let log = a.index("INBOX").join("dovecot.index.log");
-        let mut bytes = std::fs::read(&log).expect("a log");
-        let whole = bytes.len();
-        bytes.extend([0; 6]);
-        std::fs::write(&log, bytes).expect("write");
-        // Dovecot 2.3 would throw the whole log away at its next change; we cut the rest off where we take the log's lock.
-        let r = a.dsync(&["backup"], &b);
-        r.exits(0);
-        assert!(r.err.is_empty() || r.err.contains("cutting off an incomplete transaction"), "{}", r.err);
-        assert_eq!(b.subjects("INBOX"), ["m1", "m2"], "{from}");
-        // (A Maildir's log also learns of the mails that were delivered meanwhile.)
-        let now = std::fs::read(&log).expect("a log").len();
-        assert!(from == "maildir" || now == whole + if r.err.is_empty() { 6 } else { 0 }, "{from} {r:?}");
+        a.dsync(&["backup"], &b).exits(0);
+        // Dovecot 2.3 would throw the whole log away at its next change; we cut the rest off, though nothing else is to be done.
+        for run in ["backup", "sync"] {
+            let log = a.index("INBOX").join("dovecot.index.log");
+            std::fs::OpenOptions::new().append(true).open(&log).and_then(|mut file| file.write_all(&[0; 6])).expect("write");
+            let r = a.dsync(&[run], &b);
+            r.exits(0);
+            assert!(r.err.contains("cutting off an incomplete transaction"), "{from} {run}: {}", r.err);
+            a.doveadm(&["flags", "add", if run == "backup" { "\\Seen" } else { "\\Flagged" }, "mailbox", "INBOX", "all"]);
+            a.dsync(&[run], &b).exits(0);
+            assert_eq!(assert_same(&a, &b).subjects("INBOX"), ["m1", "m2"], "{from} {run}");
+            lab.silent();
+        }
     }
 }
 

@@ -195,6 +195,22 @@ impl Index {
         self.head.seen.is_none_or(|look| look.len > u64::from(self.state.position().offset))
     }
 
+    /// The rest of an interrupted write at the end of the log goes, also where nothing else is to be done: the next Dovecot that
+    /// locks the log would give the whole of it up because of that (index.md 6.3). Whoever is just writing is waited for.
+    ///
+    /// # Errors
+    /// Locks, I/O; a log that cannot be written is none: then it is not for us to mend.
+    pub fn cut_off_rest(&mut self) -> Result<()> {
+        if self.has_rest() {
+            match self.lock() {
+                Ok(locked) => drop(locked),
+                Err(Error::Io(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// The names of its files.
     #[must_use]
     pub const fn files(&self) -> &Files {

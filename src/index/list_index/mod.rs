@@ -90,17 +90,12 @@ impl ListIndex {
         self.index.refresh().map(|_| ())
     }
 
-    /// Removes what a writer that died has left at the end of the log: Dovecot would give the whole list up because of it.
+    /// See [`Index::cut_off_rest`].
     ///
     /// # Errors
-    /// Locks, I/O.
+    /// As that one.
     pub fn cut_off_rest(&mut self) -> Result<()> {
-        let path = self.index.files().log();
-        let len = std::fs::metadata(&path).map_err(|e| super::Error::read(&path, e))?.len();
-        if len > u64::from(self.index.state().position().offset) {
-            drop(self.index.lock()?);
-        }
-        Ok(())
+        self.index.cut_off_rest()
     }
 
     /// All nodes, parents before their children.

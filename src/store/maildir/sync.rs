@@ -65,7 +65,8 @@ impl Core {
             return Ok(Verdict::Changed);
         };
         let waiting = !state.pending().is_empty() || (0..state.len()).any(|row| state.raw_flags(row) & DIRTY != 0);
-        if waiting || !state.keeps_modseqs() {
+        // The rest of an interrupted write goes with the next lock; the next Dovecot would give the whole log up because of it.
+        if waiting || !state.keeps_modseqs() || index.has_rest() {
             return Ok(Verdict::Changed);
         }
         // The GUIDs are in it: whoever opens a Maildir needs all of it.

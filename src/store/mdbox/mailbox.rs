@@ -7,7 +7,7 @@ use super::edit;
 use super::facts::FactTable;
 use super::map::Locked as LockedMap;
 use super::save::Staging;
-use super::storage::{Shared, bad_index, cut_off_rest};
+use super::storage::{Shared, bad_index};
 use super::view::{self, BadIndex, View};
 use crate::index::{self, DeletedMark, Index, Request, Scan, State, Version};
 use crate::mail::{
@@ -43,7 +43,7 @@ impl MdboxMailbox {
                 return Err(Error::new(Class::Temporary, text));
             }
             let mut index = storage.open_index(place)?;
-            cut_off_rest(&mut index)?;
+            index.cut_off_rest()?;
             let view = Arc::new(view_of(&index, storage.map.uid_validity(), place)?);
             (index, view)
         };

@@ -98,9 +98,9 @@ impl Map {
         self.state().is_some_and(|s| !s.is_synced())
     }
 
-    /// See [`super::storage::cut_off_rest`].
+    /// See [`Index::cut_off_rest`].
     pub fn cut_off_rest(&mut self) -> Result<()> {
-        self.index.as_mut().map_or(Ok(()), super::storage::cut_off_rest)
+        Ok(self.index.as_mut().map_or(Ok(()), Index::cut_off_rest)?)
     }
 
     /// Dovecot has rebuilt the storage since the last call: files may have been rewritten under their names.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::map::CURE;
 use super::plan::{Counts, corrections};
-use super::storage::{Storage, cut_off_rest, index_files, index_options};
+use super::storage::{Storage, index_files, index_options};
 use super::view;
 use crate::index::{self, Index, Options};
 use crate::mail::{Class, Error, Result};
@@ -106,7 +106,7 @@ fn count_one(files: index::Files, options: Options, map_uid_validity: u32, count
         Err(e) if e.is_missing() => return Ok(()),
         Err(e) => return Err(e.into()),
     };
-    cut_off_rest(&mut index)?;
+    index.cut_off_rest()?;
     let state = index.state();
     // Another format's mailbox, or one of another storage's.
     let Some(header) = state.ext(IndexHeader::MDBOX).and_then(|ext| IndexHeader::parse(state.ext_header(ext))) else {

@@ -151,17 +151,3 @@ pub(super) fn bad_index(place: &Place, e: impl std::fmt::Display) -> Error {
     let text = format!("{}: {e}; {}", index_files(place).log().display(), super::map::CURE);
     Error::new(crate::mail::Class::Temporary, text)
 }
-
-/// The rest of an interrupted write at the end of a log goes: the next Dovecot that locks the log would give the whole of
-/// it up because of that (index.md 6.3). Whoever is just writing is waited for.
-pub(super) fn cut_off_rest(index: &mut Index) -> Result<()> {
-    if index.has_rest() {
-        match index.lock() {
-            Ok(locked) => drop(locked),
-            // Then it is not for us to mend.
-            Err(index::Error::Io(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
-}

@@ -32,7 +32,8 @@ pub(super) struct SdboxMailbox {
 }
 
 impl SdboxMailbox {
-    pub fn open(place: Place, settings: Settings, index: Index) -> Result<Self> {
+    pub fn open(place: Place, settings: Settings, mut index: Index) -> Result<Self> {
+        index.cut_off_rest()?;
         let view = View::of(index.state(), None).map_err(|e| super::bad_index(&place, e))?;
         let rules = TextRules::of(&settings);
         Ok(Self {
@@ -136,22 +137,6 @@ impl SdboxMailbox {
         Ok(locked)
     }
 
-    /// What an interrupted writer has left at the end of the log goes, also where nothing else is to be done: the next Dovecot
-    /// would give the whole log up because of it (index.md 6.3).
-    fn cut_off_rest(&mut self) -> Result<()> {
-        let path = self.index.files().log();
-        let len = std::fs::metadata(&path).map_err(|e| crate::os::fs::Error::new("stat", &path, e))?.len();
-        if len > u64::from(self.index.state().position().offset) {
-            match self.index.lock() {
-                Ok(locked) => drop(locked),
-                // Then it is not for us to mend.
-                Err(crate::index::Error::Io(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
-    }
-
     /// Carries out what others have requested and not done: expunges.
     ///
     /// Order: external records durable, then the files. A kill in between leaves files that no index knows, which nobody
@@ -189,7 +174,7 @@ impl Mailbox for SdboxMailbox {
 
     fn refresh(&mut self) -> Result<()> {
         self.index.refresh()?;
-        self.cut_off_rest()?;
+        self.index.cut_off_rest()?;
         self.carry_out_requests()?;
         self.renew_view()
     }
