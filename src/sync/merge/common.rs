@@ -203,7 +203,7 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
             _ => {}
         }
     }
-    let (master_guids, slave_guids) = (OnceCell::<HashMap<_, _>>::new(), OnceCell::<HashMap<_, _>>::new());
+    let (master_guids, slave_guids) = (OnceCell::<HashSet<_>>::new(), OnceCell::<HashSet<_>>::new());
     for (uid, which, record) in maybe {
         let recorded = record != Record::None;
         let (here, there) = if which.is_master() { (master, slave) } else { (slave, master) };
@@ -218,13 +218,13 @@ pub fn find_common(master: &Facts, slave: &Facts, context: &Context) -> Common {
                     let guid = here.item(uid).and_then(|i| i.guid);
                     // Under another UID it is the same mail, which got a new one; but not if that one has its partner, nor if the
                     // log tells that a user expunged it: then that one is a copy. A log that names no mail means the one that a
-                    // sync had brought under this UID, if none has brought it again since.
+                    // sync had brought under this UID.
                     let elsewhere = || {
                         let known = if which.is_master() { &slave_guids } else { &master_guids };
-                        let known = known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master())));
-                        let Some(&by_sync) = known.get(&guid) else { return false };
-                        let named = record == Record::Named || recorded && there.is_synced(uid) && !by_sync;
-                        !named || there.renumbered.iter().any(|r| r.from == uid)
+                        let named = record == Record::Named || recorded && there.is_synced(uid);
+                        let by_user = named && !there.renumbered.iter().any(|r| r.from == uid);
+                        !by_user
+                            && known.get_or_init(|| unpaired(there, paired_items(&out.pairs, which.is_master()))).contains(&guid)
                     };
                     (here.is_synced(uid) || recorded && there.is_synced(uid)) && !elsewhere()
                 }
@@ -267,13 +267,9 @@ fn paired_items(pairs: &[(usize, usize)], slaves: bool) -> HashSet<usize> {
     pairs.iter().map(|p| if slaves { p.1 } else { p.0 }).collect()
 }
 
-/// GUIDs of items without a partner, and whether a sync has brought one of them.
-fn unpaired(facts: &Facts, paired: HashSet<usize>) -> HashMap<Option<Guid128>, bool> {
-    let mut out = HashMap::new();
-    for (_, item) in facts.items.iter().enumerate().filter(|(n, _)| !paired.contains(n)) {
-        *out.entry(item.guid).or_default() |= facts.is_synced(item.uid);
-    }
-    out
+/// GUIDs of items without a partner.
+fn unpaired(facts: &Facts, paired: HashSet<usize>) -> HashSet<Option<Guid128>> {
+    facts.items.iter().enumerate().filter(|(n, _)| !paired.contains(n)).map(|(_, i)| i.guid).collect()
 }
 
 /// The lowest UID at which each mail is on any side.
