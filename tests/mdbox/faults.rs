@@ -115,15 +115,6 @@ fn act(scenario: &str, root: &Path) -> dsync::mail::Result<()> {
             inbox.rebuild(Rebuild { identity, first_recent: uid(1), highest_modseq: ModSeq(1), mails })
         }
         "purge" => format.purge(),
-        "gather" => {
-            let mut inbox = inbox(&mut format)?;
-            if find(&mut *inbox, 60, None).is_none() {
-                inbox.stage(new_mail(60, &guid(60)), Body::from_bytes(text(60))).map_err(store_error)?;
-                inbox.commit(Uid::LAST)?;
-                inbox.tidy();
-            }
-            Ok(())
-        }
         "create" => {
             let mut place = place(root, "New");
             place.modes = dsync::os::fs::Modes::like(&std::fs::metadata(root).expect("the root"));
@@ -282,23 +273,9 @@ macro_rules! scenarios {
 }
 
 mod stopped {
-    use super::{Body, Format, Settings, Uid, base, common, guid, have_dovecot, new_mail, place, stop_everywhere, text};
+    use super::{base, have_dovecot, stop_everywhere};
 
     scenarios!(save edit rebuild purge create empty);
-
-    #[test]
-    fn gather() {
-        if have_dovecot() {
-            let base = base();
-            let mut format = common::begin(&base.root(), &Settings::default()).expect("begun");
-            for n in 40..56 {
-                let mut inbox = format.open(&place(&base.root(), "INBOX")).expect("opened");
-                inbox.stage(new_mail(n, &guid(n)), Body::from_bytes(text(n))).expect("staged");
-                inbox.commit(Uid::LAST).expect("committed");
-            }
-            stop_everywhere("gather", &base);
-        }
-    }
 
     #[test]
     fn moving() {

@@ -454,44 +454,6 @@ fn purge_frees_what_nobody_refers_to() {
     check(&lab, After::Calm);
 }
 
-/// A sync every minute does not fill the storage with files of one mail each.
-#[test]
-fn small_files_are_gathered() {
-    if !have_dovecot() {
-        return;
-    }
-    let lab = dovecots();
-    let before = judge::files(&lab).len();
-    let (mut format, mut inbox) = judge::open(&lab, "INBOX");
-    for n in 50..90 {
-        inbox.stage(new_mail(n, &format!("{n:032x}")), body(n)).expect("staged");
-        inbox.commit(dsync::mail::Uid::LAST).expect("committed");
-        inbox.refresh().expect("a view");
-        if n == 60 {
-            inbox.edit(&[expunge(55)]).expect("expunged");
-        }
-        inbox.tidy();
-        if n % 8 == 0 {
-            check(&lab, After::Calm);
-        }
-        // The view from before still finds its mails, wherever they are.
-        assert_eq!(common::read(inbox.body(uid(50)).expect("there")), text(50).as_bytes());
-        assert!(judge::files(&lab).len() <= before + 16, "{:?}", judge::files(&lab).keys());
-    }
-    check(&lab, After::Calm);
-    let dead = || judge::map(&lab).iter().filter(|r| r.refs == 0).count();
-    assert_eq!(dead(), 1, "gathering is no purge");
-    format.purge().expect("purged");
-    assert_eq!(dead(), 0);
-    check(&lab, After::Calm);
-    lab.save("INBOX", crlf(&text(9)).as_bytes());
-    lab.doveadm(&["force-resync", "INBOX"]);
-    let uids: Vec<u32> = (50..90).filter(|n| *n != 55).collect();
-    inbox.refresh().expect("a view");
-    let now: Vec<u32> = inbox.mails().iter().map(|m| m.uid.get()).filter(|n| (50..90).contains(n)).collect();
-    assert_eq!(now, uids);
-}
-
 #[test]
 fn purge_removes_attachments_and_keeps_shared_ones() {
     if !have_dovecot() {

@@ -57,6 +57,7 @@ impl Core {
     fn compare(&mut self) -> Result<Verdict> {
         let Some(index) = &mut self.index else { return Ok(Verdict::Changed) };
         index.refresh()?;
+        index.cut_off_rest()?;
         let state = index.state();
         if state.deleted() != DeletedMark::None {
             return Err(Error::new(Class::NotFound, format!("{}: Mailbox was deleted under us", self.place.index.display())));
@@ -65,8 +66,7 @@ impl Core {
             return Ok(Verdict::Changed);
         };
         let waiting = !state.pending().is_empty() || (0..state.len()).any(|row| state.raw_flags(row) & DIRTY != 0);
-        // The rest of an interrupted write goes with the next lock; the next Dovecot would give the whole log up because of it.
-        if waiting || !state.keeps_modseqs() || index.has_rest() {
+        if waiting || !state.keeps_modseqs() {
             return Ok(Verdict::Changed);
         }
         // The GUIDs are in it: whoever opens a Maildir needs all of it.

@@ -257,7 +257,6 @@ impl MdboxMailbox {
         finished?;
 
         for a in arrivals.iter().filter(|a| a.is_new) {
-            storage.has_new_files = true;
             storage.remember(a.mail.guid.to_128(), a.map_uid);
         }
         let mut saved: Vec<_> = arrivals.iter().map(|a| (a.staged, Saved { wanted: a.mail.uid, got: a.uid })).collect();

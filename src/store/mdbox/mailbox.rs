@@ -185,10 +185,8 @@ impl Mailbox for MdboxMailbox {
     }
 
     fn tidy(&mut self) {
-        let mut storage = self.storage.get();
-        let gathered = if std::mem::take(&mut storage.has_new_files) { super::purge::gather(&mut storage) } else { Ok(()) };
-        let settled = self.index.settle().map_err(Error::from).and_then(|()| storage.map.settle());
-        for e in [gathered, settled].into_iter().filter_map(Result::err) {
+        let settled = self.index.settle().map_err(Error::from).and_then(|()| self.storage.get().map.settle());
+        if let Err(e) = settled {
             tracing::debug!("{e}");
         }
     }

@@ -135,11 +135,6 @@ impl Map {
         self.state().into_iter().flat_map(records)
     }
 
-    /// All records, the newest first.
-    pub fn records_backwards(&self) -> impl Iterator<Item = Listed> {
-        self.state().into_iter().flat_map(|state| (0..state.len()).rev().filter_map(|row| listed(state, row)))
-    }
-
     /// The records of one file, in its order.
     pub fn records_of(&self, file_id: u32) -> Vec<Listed> {
         self.state().map(|s| records_of(s, file_id)).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! Decisions over plain values: what an interrupted commit left wrong (dbox.md 6.1) and how a file is purged (7).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::record::MapRecord;
@@ -128,24 +128,6 @@ pub(super) fn purge_plan(records: &[Listed], messages: &[Found]) -> Result<Purge
     }
 }
 
-/// The newest files, where enough of them are small: up to `most` bytes each, as far as can be seen from the newest records on.
-pub(super) fn small_files(newest_first: impl Iterator<Item = Listed>, most: u64, enough: usize) -> BTreeSet<u32> {
-    let mut sizes: BTreeMap<u32, u64> = BTreeMap::new();
-    for Listed { place, .. } in newest_first {
-        let size = sizes.entry(place.file_id).or_default();
-        *size += u64::from(place.size);
-        // What lies before a full file has been looked at before.
-        if *size > most {
-            sizes.remove(&place.file_id);
-            break;
-        }
-        if sizes.len() > enough {
-            break;
-        }
-    }
-    if sizes.len() < enough { BTreeSet::new() } else { sizes.into_keys().collect() }
-}
-
 /// Cuts messages of these sizes into files of at most `rotate` bytes; a file has at least one message.
 pub(super) fn split_by_size(sizes: &[u64], header: u64, rotate: u64) -> Vec<Range<usize>> {
     let mut out = Vec::new();
@@ -193,20 +175,6 @@ mod tests {
         assert_eq!(purge_plan(&records, &whole[1..]), Err(Mismatch::NoMessage { uid: 4, offset: 16 }));
         let short = [whole[0], Found { offset: 116, size: 49 }, whole[2]];
         assert!(matches!(purge_plan(&records, &short), Err(Mismatch::Size { uid: 2, .. })));
-    }
-
-    #[test]
-    fn small_files_are_the_newest_ones_up_to_a_full_one() {
-        let record =
-            |(uid, (file_id, size)): (u32, (u32, u32))| Listed { uid, place: MapRecord { file_id, offset: 0, size }, refs: 1 };
-        let small = |files: &[(u32, u32)], enough| {
-            let mut newest_first: Vec<Listed> = (1..).zip(files.iter().copied()).map(record).collect();
-            newest_first.reverse();
-            small_files(newest_first.into_iter(), 100, enough).into_iter().collect::<Vec<_>>()
-        };
-        assert_eq!(small(&[(1, 5), (2, 101), (3, 50), (3, 50), (4, 100)], 2), [3, 4]);
-        assert_eq!(small(&[(1, 5), (2, 101), (3, 50), (3, 50), (4, 100)], 3), [0; 0]);
-        assert_eq!(small(&[(1, 5), (2, 5), (3, 5), (4, 5)], 2), [2, 3, 4]);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Map uids stay, so no mailbox is touched. Nobody waits for us: the old files are locked against appending only while they
-//! are copied, and the map for P6 to P8. Several small files go through these steps together: their survivors come to lie
+//! are copied, and the map for P6 to P9. Several small files go through these steps together: their survivors come to lie
 //! in one file, and the disk is waited for once.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::map::{Locked, Switch};
-use super::plan::{Found, PurgePlan, purge_plan, small_files, split_by_size};
+use super::plan::{Found, PurgePlan, purge_plan, split_by_size};
 use super::record::MapRecord;
 use super::storage::Storage;
 use crate::mail::{Class, Error, Result};
@@ -30,10 +30,6 @@ use crate::store::dbox::{DboxFile, Message, Temp, Writer};
 
 /// How many files are open and locked at a time.
 const GROUP: usize = 32;
-/// So many small files are made one.
-const GATHERED: usize = 16;
-/// The size of a small one, bytes, or a sixteenth of `mdbox_rotate_size`.
-const SMALL: u64 = 256 * 1024;
 /// Room for the first line of a file.
 const FILE_HEADER: u64 = 32;
 
@@ -58,8 +54,8 @@ pub(super) fn purge(storage: &mut Storage) -> Result<()> {
     };
     let mut group: Vec<Source> = Vec::new();
     for id in ids {
-        match prepare(storage, id, What::Referred) {
-            Ok(Some(source)) if !source.plan.drop.is_empty() => {
+        match prepare(storage, id) {
+            Ok(Some(source)) => {
                 let full = group.first().is_some_and(|f| f.dir() != source.dir())
                     || group.len() >= GROUP
                     || group.iter().map(Source::survivors).sum::<u64>() + source.survivors() > storage.settings.mdbox_rotate_size;
@@ -68,43 +64,12 @@ pub(super) fn purge(storage: &mut Storage) -> Result<()> {
                 }
                 group.push(source);
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(e) => note(Err(e)),
         }
     }
     note(purge_group(storage, group));
     result
-}
-
-/// Makes one file of many small ones: each commit has written a file of its own, and a sync every minute would fill the storage
-/// with them. The steps are those of a purge in which no mail goes.
-///
-/// # Errors
-/// Nothing was changed, or the old files stay beside the new one.
-pub(super) fn gather(storage: &mut Storage) -> Result<()> {
-    // Files of one interval are not mixed with those of another.
-    if !storage.settings.mdbox_rotate_interval.is_zero() || !storage.refresh_map()? {
-        return Ok(());
-    }
-    let most = SMALL.min(storage.settings.mdbox_rotate_size / GATHERED as u64);
-    let mut group: Vec<Source> = Vec::new();
-    for id in small_files(storage.map.records_backwards(), most, GATHERED) {
-        let source = prepare(storage, id, What::All)?.filter(|source| source.survivors() <= most);
-        group.extend(source.filter(|source| group.first().is_none_or(|first| first.dir() == source.dir())));
-    }
-    if group.len() < GATHERED / 2 {
-        return Ok(());
-    }
-    purge_group(storage, group)
-}
-
-/// Which mails come into the new file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
-    /// Those that a mailbox refers to.
-    Referred,
-    /// All that the map knows.
-    All,
 }
 
 /// A file to be purged, locked against appending.
@@ -128,22 +93,22 @@ impl Source {
     }
 }
 
-/// P1 to P4 without copying. `None`: the file is not there, or somebody uses it.
-fn prepare(storage: &mut Storage, id: u32, survives: What) -> Result<Option<Source>> {
+/// P1 to P4 without copying. `None`: nothing to do in this file, or somebody uses it.
+fn prepare(storage: &mut Storage, id: u32) -> Result<Option<Source>> {
     storage.files.forget_one(id);
     let Some(path) = storage.files.paths(id).find(|p| p.exists()) else {
-        return if survives == What::All { Ok(None) } else { drop_records_of_missing(storage, id).map(|()| None) };
+        return drop_records_of_missing(storage, id).map(|()| None);
     };
     let Some((file, lock)) = lock_file(&path)? else { return Ok(None) };
     storage.refresh_map()?;
-    let mut records = storage.map.records_of(id);
-    if survives == What::All {
-        records.iter_mut().for_each(|r| r.refs = r.refs.max(1));
-    }
+    let records = storage.map.records_of(id);
     let messages = file.messages().collect::<std::result::Result<Vec<Message>, _>>()?;
     let found: Vec<Found> = messages.iter().map(|m| Found { offset: m.offset, size: m.size() }).collect();
     let plan = purge_plan(&records, &found)
         .map_err(|e| Error::new(Class::Temporary, format!("{}: {e}; nothing was changed in it", path.display())))?;
+    if plan.drop.is_empty() {
+        return Ok(None);
+    }
     let gone: BTreeSet<u32> = plan.drop.iter().map(|l| l.place.offset).collect();
     let is_gone = |m: &Message| u32::try_from(m.offset).is_ok_and(|o| gone.contains(&o));
     let (drop, keep) = messages.into_iter().partition(is_gone);
@@ -201,12 +166,6 @@ fn purge_group(storage: &mut Storage, group: Vec<Source>) -> Result<()> {
         return Ok(());
     }
     for source in &group {
-        fs::unlink(&source.path)?;
-    }
-    if storage.settings.index.fsync != Fsync::Never {
-        fs::fsync_dir(&dir)?;
-    }
-    for source in &group {
         for message in &source.drop {
             if let Some((attachments, parts)) = storage.rules.attachments(&source.file, message)? {
                 attachments.delete(&parts, None)?;
@@ -249,7 +208,7 @@ fn copy_survivors(storage: &Storage, dir: &Path, group: &[Source]) -> Result<Vec
     Ok(outputs)
 }
 
-/// P6 to P8. `false`: somebody has changed the files' records meanwhile, nothing was done.
+/// P6 to P9. `false`: somebody has changed the files' records meanwhile, nothing was done.
 fn switch(storage: &mut Storage, dir: &Path, group: &[Source], mut outputs: Vec<Output>) -> Result<bool> {
     let mut locked = storage.map.lock()?;
     if !group.iter().all(|s| still_as_planned(&locked, s)) {
@@ -269,6 +228,13 @@ fn switch(storage: &mut Storage, dir: &Path, group: &[Source], mut outputs: Vec<
     }
     let gone: Vec<u32> = group.iter().flat_map(|s| &s.plan.drop).map(|l| l.uid).collect();
     locked.switch(&Switch { moved: &moved, gone: &gone })?;
+    // Still under the lock: a Dovecot that rebuilds the storage finds each mail once only.
+    for source in group {
+        fs::unlink(&source.path)?;
+    }
+    if storage.settings.index.fsync != Fsync::Never {
+        fs::fsync_dir(dir)?;
+    }
     locked.maintain();
     Ok(true)
 }

@@ -28,8 +28,6 @@ pub(super) struct Storage {
     pub map: Map,
     /// Indexes of mailboxes that were looked at and will be opened.
     pub parking: Parking,
-    /// This run has written files of its own since they were last gathered.
-    pub has_new_files: bool,
     /// Map uids of mails saved by this run: the next mail with the same GUID is perhaps the same mail.
     saved: HashMap<Guid128, u32>,
 }
@@ -57,7 +55,6 @@ impl Storage {
             files: Files::new(&location),
             map: Map::new(&location, &settings.index, modes),
             parking: Parking::default(),
-            has_new_files: false,
             saved: HashMap::new(),
             location,
             settings,
