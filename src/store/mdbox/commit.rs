@@ -201,9 +201,12 @@ fn refuse_lost_references(map: &LockedMap<'_>, staged: &[Staged]) -> Result<()> 
     }
     for (map_uid, count) in wanted.changes() {
         if !map.can_refer(map_uid, count.unsigned_abs()) {
-            let text =
-                format!("map uid {map_uid} was removed, or has too many references, meanwhile; the next run saves it anew");
-            return Err(Error::new(Class::Temporary, text));
+            // Somebody was at work here, and nothing is wrong; unless it is full.
+            let (class, why) = match map.lookup(map_uid) {
+                Some(_) => (Class::Temporary, "has too many references"),
+                None => (Class::Expunged, "was purged"),
+            };
+            return Err(Error::new(class, format!("map uid {map_uid} {why} meanwhile; the next run saves it anew")));
         }
     }
     Ok(())
