@@ -189,19 +189,13 @@ impl Index {
         self.state.table.expected = self.state.len() + mails.min(MOST_EXPECTED);
     }
 
-    /// The log has bytes behind the state: somebody is writing, or died while he wrote.
-    #[must_use]
-    pub fn has_rest(&self) -> bool {
-        self.head.seen.is_none_or(|look| look.len > u64::from(self.state.position().offset))
-    }
-
     /// The rest of an interrupted write at the end of the log goes, also where nothing else is to be done: the next Dovecot that
     /// locks the log would give the whole of it up because of that (index.md 6.3). Whoever is just writing is waited for.
     ///
     /// # Errors
     /// Locks, I/O; a log that cannot be written is none: then it is not for us to mend.
     pub fn cut_off_rest(&mut self) -> Result<()> {
-        if self.has_rest() {
+        if self.head.seen.is_none_or(|look| look.len > u64::from(self.state.position().offset)) {
             match self.lock() {
                 Ok(locked) => drop(locked),
                 Err(Error::Io(e)) if e.kind() == std::io::ErrorKind::PermissionDenied => {}

@@ -88,8 +88,8 @@ pub(super) fn wait_for(time: DirTime, now: SystemTime) -> Duration {
 impl ScanHeader {
     /// What a scan that began at `now` saw.
     pub fn new(new: DirTime, cur: DirTime, uidlist: Option<Stamp>, now: SystemTime) -> Self {
-        let uidlist = uidlist.map_or((0, 0, 0), |s| (low(s.mtime), low(s.mtime_nsec), low_size(s.size)));
-        Self { new: Seen::new(new, now), cur: Seen::new(cur, now), uidlist }
+        let seen = Self { new: Seen::new(new, now), cur: Seen::new(cur, now), uidlist: (0, 0, 0) };
+        uidlist.map_or(seen, |stamp| seen.with(stamp))
     }
 
     /// The bytes of the extension; `None` if they are of another size.

@@ -10,10 +10,9 @@ use std::io::ErrorKind;
 
 use super::core::Core;
 use super::facts::guid128;
-use super::header::ScanHeader;
 use super::record::Batch;
 use super::scan;
-use super::sync::MAILDIR;
+use super::sync::{MAILDIR, scanned};
 use super::uidlist::{Header, Taken, Uidlist};
 use crate::index::{Bits, Durability, ExtSpec, Transaction};
 use crate::mail::{Class, Error, Identity, MailboxGuid, Result, Timestamp, Uid, UidValidity};
@@ -56,8 +55,7 @@ impl Core {
             tx.uid_validity(uidvalidity);
         }
         // The files are those of the last scan, if they were before.
-        let scanned = state.ext(MAILDIR.name).and_then(|ext| ScanHeader::parse(state.ext_header(ext)));
-        if let (Some(scanned), Some(before), Some(now)) = (scanned, before, now)
+        if let (Some(scanned), Some(before), Some(now)) = (scanned(state), before, now)
             && scanned.knows(before)
         {
             tx.ext_header(MAILDIR, 0, &scanned.with(now).bytes());

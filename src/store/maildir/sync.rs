@@ -24,6 +24,11 @@ use crate::mail::{Class, Error, MailboxGuid, Result, Uid};
 /// The extension of the index header that tells what the last scan saw.
 pub(super) const MAILDIR: ExtSpec = ExtSpec::header("maildir", 36);
 
+/// What the last scan saw.
+pub(super) fn scanned(state: &State) -> Option<ScanHeader> {
+    ScanHeader::parse(state.ext_header(state.ext(MAILDIR.name)?))
+}
+
 /// A confirming scan of so many files is worth a write that saves the next one.
 const EXPENSIVE: usize = 4096;
 
@@ -62,9 +67,7 @@ impl Core {
         if state.deleted() != DeletedMark::None {
             return Err(Error::new(Class::NotFound, format!("{}: Mailbox was deleted under us", self.place.index.display())));
         }
-        let Some(scanned) = state.ext(MAILDIR.name).and_then(|ext| ScanHeader::parse(state.ext_header(ext))) else {
-            return Ok(Verdict::Changed);
-        };
+        let Some(scanned) = scanned(state) else { return Ok(Verdict::Changed) };
         let waiting = !state.pending().is_empty() || (0..state.len()).any(|row| state.raw_flags(row) & DIRTY != 0);
         if waiting || !state.keeps_modseqs() {
             return Ok(Verdict::Changed);
@@ -381,7 +384,7 @@ impl Core {
         }
         if !outcome.touched {
             let seen = ScanHeader::new(written.new, written.cur, self.uidlist.known_stamp(), written.started);
-            let old = state.ext(MAILDIR.name).and_then(|ext| ScanHeader::parse(state.ext_header(ext)));
+            let old = scanned(state);
             if old.is_none_or(|old| !old.same_times(&seen)) || !batch.tx.is_empty() || self.worth_recording(&seen, old) {
                 batch.tx.ext_header(MAILDIR, 0, &seen.bytes());
             }

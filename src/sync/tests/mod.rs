@@ -665,19 +665,23 @@ fn one_way_nobody_is_taken_at_an_unnamed_word() {
     pair.sync(&how);
     assert_eq!((seen(&pair.a), pair.writes()), (after, writes));
 
-    // Of two instances each side has expunged another one: what is left gets its last UID in the second run.
-    let mut pair = Pair::new(true);
+    // A sync has brought again what was expunged; or each side has expunged another one of two instances. What is left gets its last
+    // UID in the next run.
     let how = options(Mode::OneWay(Source::Master), Algorithm::Changed);
-    pair.act(true, &[append(), Op::Copy(0)]);
-    pair.sync(&how);
-    pair.act(false, &[expunge(0)]);
-    pair.act(true, &[expunge(1), append()]);
-    for _ in 0..2 {
+    let again = vec![(vec![append()], vec![]), (vec![], vec![expunge(0)]), (vec![append(), expunge(1), append()], vec![])];
+    let crossed = vec![(vec![append(), Op::Copy(0)], vec![]), (vec![expunge(1), append()], vec![expunge(0)])];
+    for history in [again, crossed] {
+        let mut pair = Pair::new(true);
+        for (on_a, on_b) in history {
+            pair.act(true, &on_a);
+            pair.act(false, &on_b);
+            pair.sync(&how);
+        }
         pair.sync(&how);
+        let (after, writes) = (seen(&pair.b), pair.writes());
+        pair.sync(&how);
+        assert_eq!((seen(&pair.b), pair.writes()), (after, writes));
     }
-    let (after, writes) = (seen(&pair.b), pair.writes());
-    pair.sync(&how);
-    assert_eq!((seen(&pair.b), pair.writes()), (after, writes));
 
     let mut pair = Pair::new(true);
     pair.act(true, &[append()]);

@@ -235,20 +235,22 @@ fn assign(target: &mut Target, input: &Input<'_, '_>, trees: &[Arena; 2]) {
             *places.entry(guid).or_default() += 1;
         }
     }
+    let is_elsewhere = |guid: &MailboxGuid| places.get(guid).is_some_and(|n| *n > 1);
     // The INBOX of a side that moves: its mails are in one place only if the other side's name for it holds.
-    let moving: HashSet<MailboxGuid> = [0, 1]
-        .into_iter()
-        .filter(|&s| input.facts[s].rules.inbox_moves)
-        .filter_map(|s| candidates.iter().find(|(path, _)| is_inbox(path)).and_then(|(_, sides)| Some(sides[s]?.0.guid)))
-        .filter(|guid| places.get(guid).is_some_and(|n| *n > 1))
+    let inboxes = candidates.get(&["INBOX".to_owned()][..]).copied().unwrap_or_default();
+    let moving: HashSet<MailboxGuid> = inboxes
+        .iter()
+        .zip(input.facts)
+        .filter(|(_, side)| side.rules.inbox_moves)
+        .filter_map(|(inbox, _)| Some(inbox.as_ref()?.0.guid))
+        .filter(is_elsewhere)
         .collect();
     let mut used: HashMap<MailboxGuid, &Vec<String>> = HashMap::new();
     let mut aside: HashSet<&Vec<String>> = HashSet::new();
     for (path, sides) in order {
         let mut offers: Vec<(Mailbox, u64)> = sides.iter().flatten().copied().collect();
         // What stays prefers a GUID that is nowhere else, other places one that comes from there; then the larger one wins.
-        let second =
-            |guid: &MailboxGuid| if stays(path) { places.get(guid).is_some_and(|n| *n > 1) } else { !moving.contains(guid) };
+        let second = |guid: &MailboxGuid| if stays(path) { is_elsewhere(guid) } else { !moving.contains(guid) };
         offers.sort_by_key(|(m, _)| (second(&m.guid), std::cmp::Reverse(m.guid)));
         if let Some(own) = source.and_then(|s| sides[s]) {
             offers.insert(0, own);
