@@ -20,7 +20,7 @@ pub enum Durability {
     Later,
     /// Flags, keywords, expunge requests, tail: with `mail_fsync=always` only.
     Lazy,
-    /// New mails, expunges, changes of an mdbox map: with `mail_fsync=optimized`, too.
+    /// New mails, expunges, new references of an mdbox map: with `mail_fsync=optimized`, too.
     Mail,
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 1 map locked, mailbox locked
-//! 2 references lowered: one write, synced     counts too low, and the tail behind: recovery counts anew
+//! 2 references lowered: one write             counts too low, and the tail behind: recovery counts anew
 //! 3 mailbox records, synced; unlocked         the expunge; the tail behind: recovery finds nothing to do
 //! 4 tail of the map; unlocked                 the expunge
 //! ```
@@ -122,7 +122,7 @@ pub(super) fn expunge(mailbox: &mut MdboxMailbox, choice: Choice<'_>, synced: bo
     }
     let lowered = map.possible(sums.changes());
     if !lowered.is_empty() {
-        map.add(&[], &lowered)?;
+        map.lower(&lowered)?;
     }
     let written = locked.commit(&t, Durability::Mail);
     if written.is_ok()

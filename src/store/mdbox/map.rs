@@ -292,6 +292,8 @@ impl Locked<'_> {
         }
     }
 
+    /// Before a power failure this need not be on the disk: then counts are too high, as with Dovecot, and the tail is lost with
+    /// what stands before it.
     fn change(&mut self, changes: &RefChanges, finish: bool) -> Result<()> {
         let mut all = Vec::new();
         let mut t = Transaction::new(Bits::INTERNAL);
@@ -305,13 +307,18 @@ impl Locked<'_> {
             t.storage_is_synced();
         }
         all.push(t);
-        self.inner.commit_all(&all, if changes.is_empty() { Durability::Lazy } else { Durability::Mail })?;
+        self.inner.commit_all(&all, Durability::Lazy)?;
         Ok(())
     }
 
     /// Lowers references (or nothing) and moves the tail behind all that was written.
     pub fn finish(&mut self, changes: &RefChanges) -> Result<()> {
         self.change(changes, true)
+    }
+
+    /// Lowers references. The tail stays behind.
+    pub fn lower(&mut self, changes: &RefChanges) -> Result<()> {
+        self.change(changes, false)
     }
 
     /// Makes the tail stand behind without changing anything, so that whoever comes after a crash counts anew.
