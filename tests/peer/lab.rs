@@ -219,7 +219,7 @@ impl Dovecot {
         let base = settings.lines().find_map(|l| l.strip_prefix("base_dir = ")).expect("a base_dir");
         let server = Self { child, plain, tls, socket: format!("{base}/doveadm-server") };
         // A connection that says nothing would be logged.
-        let ready = wait_for(|| listens(plain) && Path::new(&server.socket).exists());
+        let ready = wait_for(|| listens(plain) && (!has_cert || listens(tls)) && Path::new(&server.socket).exists());
         assert!(ready, "Dovecot does not come up: {} {}", read(dir, "server.out"), read(dir, "server.log"));
         server
     }

@@ -191,17 +191,103 @@ pub(super) struct Decision {
     pub last_common: u32,
 }
 
+/// Both sides of a two-way run, as the own one looks at them.
+struct Both<'a> {
+    own: &'a Known,
+    peer: &'a Known,
+    own_is_master: bool,
+    /// The modseq of what differs.
+    changed: ModSeq,
+}
+
+impl<'a> Both<'a> {
+    /// A mail that both sides have.
+    fn merged(&self, own: &Item, peer: &Item, uid: Uid) -> Merged {
+        let (master, slave) = if self.own_is_master { (own, peer) } else { (peer, own) };
+        merge::both(master, slave, uid, self.changed)
+    }
+
+    /// Where a new mail is among the own items, and among the other side's.
+    const fn places(&self, a: &Assigned) -> (Option<usize>, Option<usize>) {
+        if self.own_is_master { (a.master, a.slave) } else { (a.slave, a.master) }
+    }
+
+    fn key(&self, a: &Assigned) -> Option<&'a MailGuid> {
+        let (own, peer) = self.places(a);
+        own.and_then(|n| self.own.keys[n].as_ref()).or_else(|| peer.and_then(|n| self.peer.keys[n].as_ref()))
+    }
+
+    /// What there will be of a new mail on our side. `have` and `has`: where our side and the other one get it from.
+    fn arrived(&self, a: &Assigned, have: From, has: From) -> Option<Merged> {
+        let (own, peer) = (&self.own.facts, &self.peer.facts);
+        let (here, there) = self.places(a);
+        let mine = match have {
+            From::Here(uid) => own.item(uid),
+            From::Copy(_) | From::Fetch => None,
+        };
+        let other = match has {
+            From::Here(uid) | From::Copy(uid) => peer.item(uid),
+            From::Fetch => None,
+        };
+        if mine.is_some_and(|i| self.own.claims.contains(&i.uid)) {
+            return None;
+        }
+        let mut m = match (mine, other) {
+            (Some(i), Some(x)) => {
+                let mut m = self.merged(i, x, a.uid);
+                if i.uid != x.uid {
+                    // A Dovecot that has the mail under another UID moves it as it is, and looks at nobody's flags.
+                    (m.flags, m.keywords) = (x.flags, x.keywords.clone());
+                }
+                m
+            }
+            (Some(i), None) => {
+                let flags = here.map_or(i, |n| &own.items[n]);
+                let mut m = merge::one(i, a.uid, peer.status.highest_modseq, self.changed, self.own_is_master);
+                (m.flags, m.keywords) = (flags.flags, flags.keywords.clone());
+                m
+            }
+            (None, Some(x)) => merge::one(x, a.uid, own.status.highest_modseq, self.changed, !self.own_is_master),
+            (None, None) => return None,
+        };
+        if mine.is_none() {
+            let source = there.map(|n| &peer.items[n]).or(other);
+            m.copied = !matches!(have, From::Copy(_)) && source.is_some_and(|i| !i.filtered);
+            *(if self.own_is_master { &mut m.slave } else { &mut m.master }) = source.map(|i| i.uid);
+        }
+        Some(m)
+    }
+
+    /// What is left on our side: filtered and unreadable mails stay, and those that could not be given in an earlier run; so does, in
+    /// a run with filters (`careful`), what no log says to be gone.
+    fn left(&self, accounted: &HashSet<Uid>, last_common: Option<Uid>, careful: bool) -> Vec<Merged> {
+        let (own, peer) = (&self.own.facts, &self.peer.facts);
+        let logged: BTreeMap<Uid, Option<_>> = peer.expunged.iter().map(|x| (x.uid, x.guid)).collect();
+        let left = own.items.iter().zip(&self.own.keys);
+        let left = left.filter(|(item, _)| !accounted.contains(&item.uid) && !self.own.claims.contains(&item.uid));
+        let stays = left.filter(|(item, key)| {
+            let common = last_common.is_some_and(|l| item.uid <= l);
+            let unreadable = key.is_none() && !common;
+            let expunged = logged.get(&item.uid).is_some_and(|g| g.is_none() || *g == item.guid);
+            unreadable || item.filtered || own.never_had(item.uid) || careful && !expunged
+        });
+        stays.map(|(item, _)| merge::stays(item, self.own_is_master)).collect()
+    }
+}
+
+/// A side's new mails, but for those to be skipped and those that cannot be read.
+fn new_mails<'a>(known: &'a Known, list: &[usize], skip: impl Fn(&Item) -> bool) -> NewMails<'a> {
+    let wanted = list.iter().filter(|&&n| !skip(&known.facts.items[n]));
+    NewMails { facts: &known.facts, items: wanted.filter_map(|&n| Some((n, known.keys[n].clone()?))).collect() }
+}
+
 /// Two-way: what the other side will have, and so what ours shall have. `careful`: filters are in force, so that a mail
 /// missing on the other side was not expunged unless its log says so.
 pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Option<Uid>, careful: bool) -> Decision {
     let relation = relate(&peer.facts, &own.facts, last_common);
     let own_is_master = own_side == Side::Master;
     let highest = own.facts.status.highest_modseq.max(peer.facts.status.highest_modseq);
-    let changed = ModSeq(highest.0 + 1);
-    let sides = |o: &Item, p: &Item, uid: Uid| {
-        let (m, s) = if own_is_master { (o, p) } else { (p, o) };
-        merge::both(m, s, uid, changed)
-    };
+    let both = Both { own, peer, own_is_master, changed: ModSeq(highest.0 + 1) };
     let (ours, theirs) = (&own.facts.items, &peer.facts.items);
     let mut mails: Vec<Merged> = Vec::with_capacity(ours.len());
     let mut accounted: HashSet<Uid> = HashSet::with_capacity(ours.len());
@@ -209,98 +295,32 @@ pub(super) fn two_way(own_side: Side, own: &Known, peer: &Known, last_common: Op
         let uid = ours[o].uid;
         accounted.insert(uid);
         if !own.claims.contains(&uid) {
-            mails.push(sides(&ours[o], &theirs[p], uid));
+            mails.push(both.merged(&ours[o], &theirs[p], uid));
         }
     }
-    let new = |known: &Known, list: &[usize], skip: &dyn Fn(&Item) -> bool| -> Vec<(usize, MailGuid)> {
-        let readable = list.iter().filter(|&&n| !skip(&known.facts.items[n]));
-        readable.filter_map(|&n| Some((n, known.keys[n].clone()?))).collect()
-    };
-    let new_own = NewMails { facts: &own.facts, items: new(own, &relation.new_remote, &|i| i.filtered) };
-    let new_peer = NewMails { facts: &peer.facts, items: new(peer, &relation.new_local, &|_| false) };
+    let new_own = new_mails(own, &relation.new_remote, |i| i.filtered);
+    let new_peer = new_mails(peer, &relation.new_local, |_| false);
     let (new_master, new_slave) = if own_is_master { (&new_own, &new_peer) } else { (&new_peer, &new_own) };
     let (assigned, uid_next) = merge::assign(new_master, new_slave, None);
-    let index = |a: &Assigned| if own_is_master { (a.master, a.slave) } else { (a.slave, a.master) };
-    let keys: Vec<Option<&MailGuid>> = assigned
-        .iter()
-        .map(|a| {
-            let (o, p) = index(a);
-            o.and_then(|o| own.keys[o].as_ref()).or_else(|| p.and_then(|p| peer.keys[p].as_ref()))
-        })
-        .collect();
-    let (at_own, at_peer) = (place(&assigned, &keys, &new_own), place(&assigned, &keys, &new_peer));
+    let keys: Vec<Option<&MailGuid>> = assigned.iter().map(|a| both.key(a)).collect();
+    let places = place(&assigned, &keys, &new_own).into_iter().zip(place(&assigned, &keys, &new_peer));
     let mut copies = Vec::new();
-    let peer_next = peer.facts.status.highest_modseq;
-    for (n, a) in assigned.iter().enumerate() {
-        let (o, p) = index(a);
-        accounted.extend(o.map(|o| ours[o].uid));
-        let instance = |known: &Known, uid: Uid| known.facts.item(uid).cloned();
-        let (have, has) = (at_own[n], at_peer[n]);
-        let mine = match have {
-            From::Here(uid) => instance(own, uid),
-            _ => None,
-        };
-        let other = match has {
-            From::Here(uid) | From::Copy(uid) => instance(peer, uid),
-            From::Fetch => None,
-        };
-        if mine.as_ref().is_some_and(|i| own.claims.contains(&i.uid)) {
-            continue;
-        }
-        let mut m = match (&mine, &other) {
-            // A Dovecot that has the mail under another UID moves it as it is, and looks at nobody's flags.
-            (Some(i), Some(x)) if i.uid != x.uid => {
-                let mut m = sides(i, x, a.uid);
-                (m.flags, m.keywords) = (x.flags, x.keywords.clone());
-                m
-            }
-            (Some(i), Some(x)) => sides(i, x, a.uid),
-            (Some(i), None) => {
-                let flags = o.map_or(i, |o| &ours[o]);
-                let mut m = merge::one(i, a.uid, peer_next, changed, own_is_master);
-                m.flags = flags.flags;
-                m.keywords = flags.keywords.clone();
-                m
-            }
-            (None, Some(x)) => merge::one(x, a.uid, own.facts.status.highest_modseq, changed, !own_is_master),
-            (None, None) => continue,
-        };
-        if mine.is_none() {
-            let source = p.map(|p| &theirs[p]).or(other.as_ref());
-            m.copied = source.is_some_and(|i| !i.filtered);
-            if let From::Copy(uid) = have {
-                copies.push((uid, a.uid));
-                m.copied = false;
-            }
-            if own_is_master {
-                m.slave = source.map(|i| i.uid);
-            } else {
-                m.master = source.map(|i| i.uid);
-            }
+    for (a, (have, has)) in assigned.iter().zip(places) {
+        accounted.extend(both.places(a).0.map(|o| ours[o].uid));
+        let Some(m) = both.arrived(a, have, has) else { continue };
+        if let From::Copy(uid) = have {
+            copies.push((uid, a.uid));
         }
         mails.push(m);
     }
-    // What is left on our side: filtered and unreadable mails stay, and those that could not be given in an earlier run; so does, in
-    // a run with filters, what no log says to be gone.
-    let logged: BTreeMap<Uid, Option<_>> = peer.facts.expunged.iter().map(|x| (x.uid, x.guid)).collect();
-    for (n, item) in ours.iter().enumerate() {
-        if accounted.contains(&item.uid) || own.claims.contains(&item.uid) {
-            continue;
-        }
-        let common = last_common.is_some_and(|l| item.uid <= l);
-        let unreadable = own.keys[n].is_none() && !common;
-        let expunged = logged.get(&item.uid).is_some_and(|g| g.is_none() || *g == item.guid);
-        if unreadable || item.filtered || own.facts.never_had(item.uid) || careful && !expunged {
-            mails.push(merge::stays(item, own_is_master));
-        }
-    }
+    mails.extend(both.left(&accounted, last_common, careful));
     mails.sort_by_key(|m| (m.uid, m.master));
     Decision {
         outcome: Outcome {
             uidvalidity: own.facts.status.identity.uidvalidity,
             uid_next,
             first_recent: own.facts.status.first_recent.max(peer.facts.status.first_recent).min(uid_next),
-            modseq: changed,
+            modseq: both.changed,
             mails,
             rebuild: false,
         },
