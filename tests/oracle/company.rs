@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::lab::{Dump, Imap, Lab, Ran, Side, assert_equal, assert_idle, have_dovecot, mail};
+use crate::lab::{Dump, Imap, Lab, Ran, Side, assert_equal, assert_idle, assert_same, have_dovecot, mail};
 
 /// What was done to all mails by anybody.
 #[derive(Default)]
@@ -348,4 +349,45 @@ fn a_held_lock_is_told() {
     lab.dsync(&a, &b, &["sync", "-l", "1"]).fine();
     assert_eq!(crate::lab::assert_same(&a, &b).texts().len(), 4);
     lab.silent();
+}
+
+/// Marks the mailbox of an index as deleted, as whoever is then stopped leaves it.
+fn mark_deleted(dir: &Path) {
+    use dsync::index::{Bits, Durability, Files, Index, Options, Settings, Transaction};
+    let modes = dsync::os::fs::Modes::like(&std::fs::metadata(dir).expect("Dovecot made it"));
+    let options = Options::new(Settings::default(), modes);
+    let mut index = Index::open(Files::new(dir, Files::MAILBOX), options).expect("Dovecot's index");
+    let mut locked = index.lock().expect("nobody else is there");
+    for bits in [Bits::INTERNAL, Bits::EXTERNAL] {
+        let mut transaction = Transaction::new(bits);
+        transaction.mark_deleted();
+        locked.commit(&transaction, Durability::Lazy).expect("written");
+    }
+}
+
+#[test]
+fn a_deletion_that_nobody_completes_is_given_up() {
+    if !have_dovecot() {
+        return;
+    }
+    for (driver, place) in [("maildir", ".Left"), ("sdbox", "mailboxes/Left/dbox-Mails"), ("mdbox", "mailboxes/Left/dbox-Mails")]
+    {
+        let lab = Lab::new();
+        let (a, b) = (lab.side("a", driver), lab.side("b", "mdbox"));
+        a.doveadm(&["mailbox", "create", "Left"]);
+        a.save("Left", &mail(1));
+        a.save("INBOX", &mail(2));
+        let dir = a.dir.join(place);
+        mark_deleted(&dir);
+        lab.dsync(&a, &b, &["sync"]).fine();
+        assert!(!b.dump().boxes.contains_key("Left"), "{driver}: it is being deleted");
+
+        let log = std::fs::File::options().write(true).open(dir.join("dovecot.index.log")).expect("the log");
+        log.set_modified(SystemTime::now() - Duration::from_secs(31)).expect("a time");
+        lab.dsync(&a, &b, &["sync"]).fine();
+        let both = assert_same(&a, &b);
+        assert_eq!(both.boxes["Left"].mails.len(), 1, "{driver}");
+        assert_idle(&lab, &a, &b, &["sync"]);
+        lab.silent();
+    }
 }

@@ -19,9 +19,10 @@ use crate::os::lock::{Deadline, How, Lock, is_still};
 
 use super::error::{Damage, DamageClass, Error, Result};
 use super::files::Files;
-use super::log::Header;
+use super::log::{Bits, Header};
 use super::settings::Settings;
 use super::state::{DeletedMark, Source, State};
+use super::transaction::Transaction;
 use crate::mail::ModSeq;
 
 pub use create::Created;
@@ -30,6 +31,9 @@ pub(super) use load::count;
 pub(super) use load::step;
 pub use locked::{Durability, Locked};
 pub use parked::Parking;
+
+/// When a mark of a deletion was left by somebody who was stopped.
+const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// How an index is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +156,7 @@ impl Index {
     /// Opens an index and reads it.
     ///
     /// # Errors
-    /// [`Error::Missing`], [`Error::Deleted`], damage, I/O. Nothing is changed.
+    /// [`Error::Missing`], [`Error::Deleted`], damage, I/O.
     pub fn open(files: Files, options: Options) -> Result<Self> {
         let loaded = load::load(&files)?;
         let mut index = Self {
@@ -166,10 +170,35 @@ impl Index {
             counted: loaded.counted,
         };
         index.wait_for_first_record()?;
-        if !index.options.even_deleted && index.state.deleted() != DeletedMark::None {
+        if !index.options.even_deleted && index.state.deleted() != DeletedMark::None && !index.take_back_deletion()? {
             return Err(Error::Deleted(index.files.dir().to_owned()));
         }
         Ok(index)
+    }
+
+    /// A deletion that nobody has gone on with was given up: its mark goes, as it does when a Dovecot opens the mailbox
+    /// (index.md 4.5). Says whether it has gone.
+    fn take_back_deletion(&mut self) -> Result<bool> {
+        if !self.head.writable || !self.is_left()? {
+            return Ok(false);
+        }
+        // Whoever has the lock is perhaps deleting it.
+        let Ok(mut locked) = self.lock() else { return Ok(false) };
+        if locked.state().deleted() != DeletedMark::None {
+            if !locked.index.is_left()? {
+                return Ok(false);
+            }
+            let mut transaction = Transaction::new(Bits::EXTERNAL);
+            transaction.mark_undeleted();
+            locked.commit(&transaction, Durability::Lazy)?;
+        }
+        Ok(true)
+    }
+
+    /// Nobody has written to the log for a while.
+    fn is_left(&self) -> Result<bool> {
+        let meta = self.head.file.metadata().map_err(|e| Error::read(&self.head.path, e))?;
+        Ok(meta.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > GIVEN_UP)))
     }
 
     /// The state at the last [`Index::open`], [`Index::refresh`], [`Index::lock`] or commit.
